@@ -1,0 +1,30 @@
+"""medanomaly: finds what does not belong in a medical image without ever having been shown a disease.
+
+The subpackages follow the flow: ``data``, ``preprocessing``, ``patches``, ``detectors``, ``training``, ``evaluation``,
+``experiments`` and ``report``. They are imported when they are first used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_SUBPACKAGES = (
+    "data",
+    "detectors",
+    "errors",
+    "evaluation",
+    "experiments",
+    "patches",
+    "preprocessing",
+    "report",
+    "training",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SUBPACKAGES:
+        return import_module(f"medanomaly.{name}")
+    raise AttributeError(f"module 'medanomaly' has no attribute {name!r}")

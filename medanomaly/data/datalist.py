@@ -1,0 +1,142 @@
+"""Cohorts: a datalist JSON in MONAI's form, checked before any volume is read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medanomaly.errors import InputError
+
+SECTIONS = ("training", "validation", "test")
+CASE_KEYS = ("image", "brain", "label", "case")
+
+
+def read_datalist(
+    datalist: str | Path | None, section: str, base_dir: str | Path | None = None, required: bool = True
+) -> list[dict[str, Any]]:
+    """The cases of one section, with absolute paths and a ``case`` id each.
+
+    A datalist is ``{"training": [...], "validation": [...], "test": [...]}``; a case is ``{"image": path or [path, ...],
+    "brain": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths are channels.
+
+    Args:
+        datalist: the JSON file; None, the default of the bundles, gives no cases.
+        section: which list.
+        base_dir: what relative paths start from; the folder of the datalist if not given.
+        required: whether a section that is missing or empty is an error.
+
+    Raises:
+        InputError: if the file or an image is missing, the JSON is broken, or a section or a key is misspelt.
+    """
+    if datalist is None:
+        return []
+    path = Path(datalist)
+    content = _load_json(path)
+    base = Path(base_dir) if base_dir is not None else path.parent
+    cases = content.get(section)
+    if not cases:
+        near = difflib.get_close_matches(section, [key for key in content if key not in SECTIONS], 1)
+        if near or required:
+            hint = f"Did you mean to call {near[0]!r} {section!r}?" if near else "Add the section."
+            raise InputError(f"{path} has no cases in {section!r}; its keys are {sorted(content)}. {hint}")
+        return []
+    if not isinstance(cases, list):
+        raise InputError(f"{path}: {section!r} is a {type(cases).__name__}, but a list of cases is needed.")
+    result = [_check_case(case, f"{path}, {section!r}, entry {n}", base) for n, case in enumerate(cases, start=1)]
+    return check_case_ids(result, str(path))
+
+
+def cases_from_files(
+    images: Sequence[str | Path], in_channels: int = 1, brain: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """Cases from scans named on a command line.
+
+    Args:
+        images: with ``in_channels`` 1, each file is a case, and a folder stands for the NIfTI files in it; else the
+            files are the channels of one case, in the order of the model's channels.
+        in_channels: channels that the model needs.
+        brain: a brain mask file, if there is one case.
+
+    Raises:
+        InputError: if a file is missing, or the number of files does not fit the channels.
+    """
+    files: list[Path] = []
+    for image in map(Path, images):
+        found = sorted(image.glob("*.nii*")) if image.is_dir() else []
+        files += found or [image]  # a folder without NIfTI files may be a DICOM series
+    if in_channels > 1 and len(files) != in_channels:
+        raise InputError(
+            f"{len(files)} image file(s) were given, but the model takes {in_channels} channels: name the "
+            f"{in_channels} files of one case in the model's order, or use a datalist for several cases."
+        )
+    if brain is not None and in_channels == 1 and len(files) != 1:
+        raise InputError(f"one brain mask was given for {len(files)} scans: use a datalist with a 'brain' for each case.")
+    entries: list[dict[str, Any]] = [{"image": files}] if in_channels > 1 else [{"image": f} for f in files]
+    for entry in entries:
+        if brain is not None:
+            entry["brain"] = brain
+    return check_case_ids([_check_case(entry, "command line", Path()) for entry in entries], "command line")
+
+
+def check_case_ids(cases: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    """Give each case without an id the name of its file, or of its folder where file names repeat; ids are unique."""
+    stems = [Path(case["image"][0]).name.split(".")[0] for case in cases]
+    use_folder = len(set(stems)) < len(stems)
+    for case, stem in zip(cases, stems, strict=True):
+        case.setdefault("case", Path(case["image"][0]).parent.name if use_folder else stem)
+    ids = [case["case"] for case in cases]
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise InputError(f"{where}: the case ids {twice} appear more than once; give each case its own 'case'.")
+    return cases
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but a datalist is a JSON file: give for example {path}/datalist.json.")
+    if not path.exists():
+        raise InputError(f"the datalist {path} does not exist: give the path of a datalist JSON (see README, 'Your data').")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): mend it there.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, but an object with {', '.join(SECTIONS)} is needed.")
+    return content
+
+
+def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
+    if not isinstance(case, dict):
+        raise InputError(f"{where} is {case!r}, but an object with the key 'image' is needed.")
+    for key in case:
+        if key not in CASE_KEYS:
+            near = difflib.get_close_matches(str(key), CASE_KEYS, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Remove it."
+            raise InputError(f"{where}: unknown key {key!r}; a case has {', '.join(CASE_KEYS)}. {hint}")
+    if "image" not in case:
+        raise InputError(f"{where} has no 'image': give the path of the scan, or a list of paths, one a channel.")
+    images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
+    result: dict[str, Any] = {"image": [str(_existing(base, image, where)) for image in images]}
+    for key in ("brain", "label"):
+        if case.get(key) is not None:
+            result[key] = str(_existing(base, case[key], where))
+    if case.get("case") is not None:
+        result["case"] = _safe_id(str(case["case"]), where)
+    return result
+
+
+def _existing(base: Path, name: Any, where: str) -> Path:
+    path = (base / str(name)).absolute()
+    if not path.exists():
+        raise InputError(f"{where}: the file {path} does not exist: correct the path, or its base folder {base}.")
+    return path
+
+
+def _safe_id(case: str, where: str) -> str:
+    """A case id names a folder of results, so it must not lead out of the output folder."""
+    if case in ("", ".", "..") or "/" in case or "\\" in case:
+        raise InputError(f"{where}: the case id {case!r} cannot name a folder; use letters, digits, '-' and '_'.")
+    return case

@@ -1,0 +1,113 @@
+"""Reading a case: channels, brain mask and lesion label on one grid, or a plain error."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, ResampleToMatch
+
+from medanomaly.errors import InputError
+
+AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
+
+
+class LoadCased(MapTransform):
+    """Paths of a case to MetaTensors: ``image`` (C, H, W, D) float32, ``brain`` and ``label`` (1, H, W, D).
+
+    Any format that MONAI's readers take. Channels must lie on one grid. A mask on another grid is resampled to the
+    image's by nearest neighbour in world space. NaNs (background in some tools' output) become 0.
+
+    Args:
+        in_channels: how many channels ``image`` must have; None for any number.
+
+    Raises:
+        InputError: a file that cannot be read, is not 3-D, or does not fit its channels or its mask.
+    """
+
+    def __init__(self, in_channels: int | None = None) -> None:
+        super().__init__(keys=("image", "brain", "label"), allow_missing_keys=True)
+        self.in_channels = in_channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        paths = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
+        if self.in_channels is not None and len(paths) != self.in_channels:
+            raise InputError(
+                f"the case {case.get('case', paths[0])} has {len(paths)} image channel(s) ({_names(paths)}), but the model "
+                f"takes {self.in_channels}: give one file a channel, or a model trained on these channels."
+            )
+        image = read_channels(paths)
+        case["image"] = image
+        for key in ("brain", "label"):
+            if case.get(key) is not None:
+                case[key] = _on_grid_of(image, read_volume(case[key]), str(case[key]), str(paths[0]))
+        return case
+
+
+def read_volume(path: str | Path) -> MetaTensor:
+    """One 3-D volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped."""
+    try:
+        volume = LoadImage(image_only=True, dtype=np.float32)(str(path))
+    except Exception as error:  # the readers raise whatever their library raises
+        raise InputError(f"{path} cannot be read as an image: {_first_line(error)}. Is the file complete?") from error
+    if volume.ndim == 4 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    if volume.ndim != 3:
+        raise InputError(
+            f"{path} is {volume.ndim}-D with shape {tuple(volume.shape)}, but a 3-D volume is needed: split it into one file a "
+            "volume (for example with fslsplit or nibabel.four_to_three) and list the ones you need as channels."
+        )
+    return volume
+
+
+def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
+    """Volumes on one grid as channels: (C, H, W, D) float32 with the header of the first."""
+    volumes = [read_volume(path) for path in paths]
+    first = volumes[0]
+    for path, volume in zip(paths[1:], volumes[1:], strict=True):
+        if not _same_grid(volume, first):
+            raise InputError(
+                f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against {tuple(first.shape)}, or another "
+                "affine): register and resample it to that scan first."
+            )
+    stacked = torch.nan_to_num(torch.stack([volume.as_tensor() for volume in volumes]), nan=0.0)
+    if not torch.isfinite(stacked).all():
+        raise InputError(f"{_names(paths)} holds infinite values: write it again without them.")
+    meta = dict(first.meta)
+    meta["filename_or_obj"] = str(paths[0])
+    return MetaTensor(stacked, meta=meta)
+
+
+def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str) -> MetaTensor:
+    """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
+    binary = MetaTensor((torch.nan_to_num(mask.as_tensor()) > 0)[None].float(), meta=dict(mask.meta))
+    if not _same_grid(mask, image[0]):
+        binary = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
+        if mask.as_tensor().any() and not binary.any():
+            raise InputError(
+                f"{path} and {image_path} share no voxel in world space: one of the two has a wrong header, or they are "
+                "of different subjects."
+            )
+        # the resampling belongs to reading: leave no trace of it for the inverse
+        binary.applied_operations = []
+    binary.affine = image.affine
+    return binary
+
+
+def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:
+    return tuple(a.shape) == tuple(b.shape) and torch.allclose(
+        a.affine.double(), b.affine.double(), rtol=0, atol=AFFINE_TOLERANCE
+    )
+
+
+def _names(paths: Sequence[str | Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

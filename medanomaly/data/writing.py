@@ -1,0 +1,84 @@
+"""Writing a heatmap on the grid of the scan that it belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from medanomaly.errors import InputError
+
+
+class SaveHeatmapd(MapTransform):
+    """Write ``<output_dir>/<case>/<case>_heatmap.nii.gz`` and ``..._display.nii.gz`` for a case.
+
+    The first is the raw map, NaN outside the brain; the second is for viewers: 0 outside the brain and, inside, what
+    ``display`` makes of the scores (nothing if it is None). Both are float32 on the grid of the case's first image file:
+    same shape, affine, units and codes.
+
+    Args:
+        output_dir: folder of the results.
+        display: scores to display values, arrays of any shape; must keep the order.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, display: Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]] | None = None
+    ) -> None:
+        super().__init__(keys="pred")
+        self.output_dir = Path(output_dir)
+        self.display = display
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu(), dtype=np.float32)[0]
+        scan = case["image"].meta["filename_or_obj"]
+        affine = np.asarray(case["pred"].affine)
+        shown = heatmap if self.display is None else self.display(heatmap)
+        folder = self.output_dir / case["case"]
+        save_on_grid(heatmap, folder / f"{case['case']}_heatmap.nii.gz", scan, affine)
+        save_on_grid(np.nan_to_num(shown, nan=0.0), folder / f"{case['case']}_display.nii.gz", scan, affine)
+        return case
+
+
+def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDArray[Any]) -> None:
+    """Write ``volume`` (H, W, D) as float32 NIfTI with the header of ``scan``, or with ``affine`` if that is no NIfTI.
+
+    The file appears under its name only when it is complete.
+
+    Raises:
+        InputError: if the volume does not have the shape of the scan.
+    """
+    image = nib.Nifti1Image(np.asarray(volume, np.float32), affine)
+    image.header.set_xyzt_units("mm")
+    if str(scan).endswith((".nii", ".nii.gz")):
+        reference = nib.load(scan)
+        if reference.shape[:3] != volume.shape:
+            raise InputError(f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {reference.shape[:3]}.")
+        image = nib.Nifti1Image(np.asarray(volume, np.float32), reference.affine)
+        image.header["xyzt_units"] = reference.header["xyzt_units"]
+        for get, put in (("get_sform", "set_sform"), ("get_qform", "set_qform")):
+            matrix, code = getattr(reference, get)(coded=True)
+            getattr(image, put)(matrix, int(code))
+    with written_whole(path) as temporary:
+        nib.save(image, temporary)
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes ``path`` when the block ends well: no file is ever half-written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}_{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

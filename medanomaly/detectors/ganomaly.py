@@ -1,0 +1,173 @@
+"""GANomaly: encode a patch, decode the code, encode the decoded patch again; abnormal where the two codes differ.
+
+Two variants (``../methods``: Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876):
+
+- ``"A"``, the original: two encoders of their own inside the generator, a discriminator beside them.
+- ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from medanomaly.detectors.base import Detector
+from medanomaly.detectors.blocks import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
+from medanomaly.detectors.losses import critic_loss_bce, critic_loss_wgan_gp
+from medanomaly.errors import ConfigError, TrainingError
+
+# What the papers state: (weights of adversarial, contextual and encoder loss, learning rate)
+PAPER_SETTINGS = {"A": ((1.0, 50.0, 1.0), 2e-4), "K": ((1.0, 70.0, 10.0), 2e-3)}
+
+
+class GANomaly(Detector):
+    """GANomaly on patches.
+
+    Args:
+        in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
+        latent_dim: length of the codes z and z_hat.
+        variant: "A" (two encoders) or "K" (the discriminator encodes).
+        critic: "bce" or "wgan-gp"; the loss of the discriminator.
+        features: channels of the first convolution; 64 in 2-D and 32 in 3-D if not given.
+        weights: of the adversarial, contextual and encoder loss; the variant's paper if not given.
+        learning_rate: of both Adam optimisers, with betas (0.5, 0.999); the variant's paper if not given.
+        score: "encoder", the mean of ``(z - z_hat)^2``; "modified", the same with each element's median subtracted and
+            divided by its median absolute deviation on training patches; "residual", the map ``mean_c |x - x_hat|``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        patch_size: int = 16,
+        spatial_dims: int = 2,
+        latent_dim: int = 100,
+        variant: str = "K",
+        critic: str = "wgan-gp",
+        features: int | None = None,
+        weights: tuple[float, float, float] | None = None,
+        learning_rate: float | None = None,
+        score: str = "modified",
+    ) -> None:
+        super().__init__(in_channels, patch_size, spatial_dims)
+        for name, value, known in (
+            ("variant", variant, ("A", "K")),
+            ("critic", critic, ("bce", "wgan-gp")),
+            ("score", score, ("encoder", "modified", "residual")),
+        ):
+            if value not in known:
+                raise ConfigError(f"GANomaly: {name} is {value!r}; use one of {', '.join(map(repr, known))}.")
+        features = features or (64 if spatial_dims == 2 else 32)
+        self.variant, self.critic_loss, self.score = variant, critic, score
+        paper_weights, paper_rate = PAPER_SETTINGS[variant]
+        self.weights = tuple(weights or paper_weights)
+        self.learning_rate = learning_rate or paper_rate
+
+        norm = None if critic == "wgan-gp" else "batch"
+        shape = (patch_size, spatial_dims, features)
+        self.trunk = dcgan_trunk(in_channels, *shape, norm=norm)
+        self.critic_head = dcgan_head(*shape, out_channels=1)
+        if variant == "K":
+            self.encoder = nn.Sequential(self.trunk, dcgan_head(*shape, out_channels=latent_dim))
+            self.reencoder = self.encoder
+        else:
+            self.encoder, self.reencoder = (
+                nn.Sequential(dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim))
+                for _ in range(2)
+            )
+        self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
+        self.apply(init_dcgan)
+        self.register_buffer("median", torch.zeros(latent_dim))
+        self.register_buffer("mad", torch.ones(latent_dim))
+
+    def critic(self, patches: Tensor) -> Tensor:
+        """How real patches look to the discriminator: logits or critic values, (B, 1)."""
+        return self.critic_head(self.trunk(patches))
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        generator = list(self.encoder.parameters()) + list(self.decoder.parameters())
+        if self.variant == "A":
+            generator += list(self.reencoder.parameters())
+        critic = list(self.trunk.parameters()) + list(self.critic_head.parameters())
+        betas = (0.5, 0.999)
+        return {
+            "generator": torch.optim.Adam(generator, lr=self.learning_rate, betas=betas),
+            "critic": torch.optim.Adam(critic, lr=self.learning_rate, betas=betas),
+        }
+
+    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+        z = self.encoder(batch)
+        reconstruction = self.decoder(z)
+        losses = self._generator_losses(batch, z, reconstruction)
+        total = sum(weight * loss for weight, loss in zip(self.weights, losses.values(), strict=True))
+        optimizers["generator"].zero_grad()
+        torch.as_tensor(total).backward()
+        optimizers["generator"].step()
+
+        critic_loss = critic_loss_bce if self.critic_loss == "bce" else critic_loss_wgan_gp
+        losses["critic"] = critic_loss(self.critic, batch, reconstruction.detach())
+        optimizers["critic"].zero_grad()
+        losses["critic"].backward()
+        optimizers["critic"].step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _generator_losses(self, batch: Tensor, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Equations 1 to 3 of both papers as means of squares or of absolute values, as in Akcay's code.
+
+        The trunk is frozen where the reconstruction passes it: otherwise the adversarial loss could be lowered by making
+        the features constant. In variant K, z is held still in the encoder loss, which could else shrink both codes.
+        """
+        frozen = {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
+        with torch.no_grad():
+            real_features = self.trunk(batch)
+        fake_features = functional_call(self.trunk, frozen, (reconstruction,))
+        if self.variant == "K":
+            z, z_hat = z.detach(), self.reencoder[1](fake_features)
+        else:
+            z_hat = self.reencoder(reconstruction)
+        return {
+            "adversarial": F.mse_loss(fake_features, real_features),
+            "contextual": F.l1_loss(reconstruction, batch),
+            "encoder": F.mse_loss(z_hat, z),
+        }
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Tensor) -> Tensor:
+        """Weighted contextual plus encoder loss: the adversarial term cannot be compared between epochs."""
+        z = self.encoder(batch)
+        reconstruction = self.decoder(z)
+        loss = self.weights[1] * F.l1_loss(reconstruction, batch)
+        return loss + self.weights[2] * F.mse_loss(self.reencoder(reconstruction), z)
+
+    @torch.no_grad()
+    def fit_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Median and MAD of each element of (z - z_hat)^2 over training patches (paper 003, section 2.2.2).
+
+        Raises:
+            TrainingError: if the code has collapsed, so that every patch would get the same score.
+        """
+        errors = torch.cat([self.code_errors(batch) for batch in batches])
+        median = errors.median(dim=0).values
+        mad = (errors - median).abs().median(dim=0).values
+        if not torch.isfinite(errors).all() or errors.max() == 0:
+            raise TrainingError("GANomaly: the latent code collapsed or is not finite; lower learning_rate and train again.")
+        self.median.copy_(median)
+        self.mad.copy_(mad)
+
+    def code_errors(self, patches: Tensor) -> Tensor:
+        """(z - z_hat)^2 for each element of the code: (B, latent_dim)."""
+        z = self.encoder(patches)
+        return (z - self.reencoder(self.decoder(z))) ** 2
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if self.score == "residual":
+            return (patches - self.decoder(self.encoder(patches))).abs().mean(dim=1, keepdim=True)
+        errors = self.code_errors(patches)
+        if self.score == "modified":
+            alive = self.mad > 1e-12  # an element that never varies says nothing
+            if bool(alive.any()):
+                errors = ((errors - self.median) / (self.mad + 1e-8))[:, alive]
+        return errors.mean(dim=1, keepdim=True)

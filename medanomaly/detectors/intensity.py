@@ -1,0 +1,78 @@
+"""The trivial detectors that every result is held against: how bright a voxel is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from medanomaly.errors import ConfigError
+
+KINDS = ("plain", "smoothed", "equalised")
+
+
+class IntensityBaseline(Inferer):
+    """Heatmaps from brightness alone; called like the inferer of a detector, with a network that it ignores.
+
+    - ``"plain"``: the normalised intensity.
+    - ``"smoothed"``: a Gaussian mean over the brain voxels around (background does not count).
+    - ``"equalised"``: the rank of the intensity within the brain, 0 to 1, in ``n_bins`` steps: histogram equalisation of
+      the brain voxels (Meissen et al. 2021, arXiv 2109.06023).
+
+    Args:
+        kind: one of the above.
+        channel: the image channel; 0 is FLAIR where the cohort has FLAIR and T1.
+        sigma: of the Gaussian, in mm.
+        spacing: voxel size of the volumes, in mm.
+        n_bins: of the equalisation.
+    """
+
+    def __init__(
+        self,
+        kind: str = "plain",
+        channel: int = 0,
+        sigma: float = 1.5,
+        spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
+        n_bins: int = 256,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ConfigError(f"the intensity baseline {kind!r} is unknown: use one of {', '.join(KINDS)}.")
+        self.kind, self.channel, self.sigma, self.n_bins = kind, channel, sigma, n_bins
+        self.spacing = tuple(spacing) if spacing is not None else (1.0, 1.0, 1.0)
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor] | None = None,
+        *args: Any,
+        mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """``inputs`` (B, C, H, W, D) and ``mask`` (B, 1, H, W, D) to (B, 1, H, W, D), NaN outside the brain."""
+        if self.channel >= inputs.shape[1]:
+            raise ConfigError(f"channel {self.channel} was asked for, but the volume has {inputs.shape[1]} channel(s).")
+        volumes = torch.as_tensor(inputs).cpu().numpy()
+        masks = (volumes != 0).any(axis=1) if mask is None else torch.as_tensor(mask).cpu().numpy()[:, 0] > 0
+        maps = [self._score(volume[self.channel], brain) for volume, brain in zip(volumes, masks, strict=True)]
+        return torch.as_tensor(np.stack(maps)[:, None], dtype=torch.float32)
+
+    def _score(self, image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
+        if self.kind == "smoothed":
+            sigma = [self.sigma / s for s in self.spacing]
+            weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma)
+            score = ndimage.gaussian_filter(np.where(brain, image, 0), sigma) / np.maximum(weight, 1e-6)
+        elif self.kind == "equalised":
+            edges = np.histogram_bin_edges(image[brain], self.n_bins)
+            counts = np.histogram(image[brain], edges)[0]
+            rank = np.cumsum(counts) / counts.sum()
+            score = rank[np.clip(np.searchsorted(edges, image, side="right") - 1, 0, self.n_bins - 1)]
+        else:
+            score = image
+        return np.where(brain, score, np.nan)

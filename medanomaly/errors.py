@@ -1,0 +1,56 @@
+"""Every exception that a user can meet.
+
+A message names the file or key, the value that was found, the value that is needed, and what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+
+class MedanomalyError(Exception):
+    """Base of all errors that are meant for people: the command line prints the message and no trace."""
+
+
+class InputError(MedanomalyError, ValueError):
+    """What the user gave cannot be used: a path, a volume, a mask, a datalist, a score map."""
+
+
+class ConfigError(MedanomalyError, ValueError):
+    """A setting of a detector, a bundle or a command has a value that cannot work."""
+
+
+class TrainingError(MedanomalyError, RuntimeError):
+    """Training went wrong in a way that would leave a useless detector (a loss that is not finite, a dead code)."""
+
+
+def plain_message(error: BaseException | None) -> str | None:
+    """The message of the first medanomaly error in a chain of causes, or None if there is none.
+
+    MONAI wraps what a config raises in errors of its own, so the cause that a person needs stands deep in the chain.
+    """
+    while error is not None:
+        if isinstance(error, MedanomalyError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def report_plainly() -> None:
+    """Let an uncaught medanomaly error end a program with its message instead of a trace of 60 lines.
+
+    The bundles call this when they are initialised, so that ``python -m monai.bundle run`` is as plain as the command
+    line. Set ``MEDANOMALY_TRACEBACK=1`` to see the whole trace.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        message = plain_message(error)
+        if message is None or os.environ.get("MEDANOMALY_TRACEBACK"):
+            previous(kind, error, trace)
+        else:
+            print(f"\nError: {message}", file=sys.stderr)
+
+    sys.excepthook = hook

@@ -1,0 +1,25 @@
+"""Measure what a heatmap is worth, inside the brain, and say what its scores mean against normal cases."""
+
+from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.calibration import Calibration
+from medanomaly.evaluation.case_metrics import case_metrics, case_score
+from medanomaly.evaluation.cohort import evaluate_cohort
+from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot
+from medanomaly.evaluation.normals import calibrate
+from medanomaly.evaluation.voxel_metrics import InBrainVoxelMetric, dice_at, in_brain, roc_curve, voxel_metrics
+
+__all__ = [
+    "Calibration",
+    "HeatmapFolder",
+    "HeatmapOnTheSpot",
+    "InBrainVoxelMetric",
+    "bootstrap_over_cases",
+    "calibrate",
+    "case_metrics",
+    "case_score",
+    "dice_at",
+    "evaluate_cohort",
+    "in_brain",
+    "roc_curve",
+    "voxel_metrics",
+]

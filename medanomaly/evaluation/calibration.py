@@ -1,0 +1,183 @@
+"""What a score means: how unusual it is among the voxels of normal brains that the detector was not trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medanomaly.data.writing import written_whole
+from medanomaly.errors import ConfigError, InputError
+from medanomaly.evaluation.case_metrics import case_score
+
+Floats = npt.NDArray[np.floating[Any]]
+
+# Steps of 1 %, then 20 a decade up to 0.99999, then the maximum, because thresholds live in the upper tail.
+_PROBABILITIES = np.concatenate((np.arange(99) / 100, 1 - 10.0 ** -np.linspace(2, 5, 61), [1.0]))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The empirical distribution of the in-brain voxel scores of held-out normal cases, each case counting the same.
+
+    Attributes:
+        probabilities: from 0 to 1, rising: the share of normal brain at or below each quantile.
+        quantiles: the scores at those probabilities, never falling.
+        case_scores: the `case_score` of each normal case.
+        source: a sentence that says which cases it was fitted on.
+        settings: what the scores depend on (spacing, patch size, ...); scores made with others mean something else.
+    """
+
+    probabilities: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    case_scores: tuple[float, ...]
+    source: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_cases(self) -> int:
+        """The number of normal cases."""
+        return len(self.case_scores)
+
+    @classmethod
+    def fit(
+        cls, cases: Sequence[npt.NDArray[Any]], source: str, settings: Mapping[str, Any] | None = None
+    ) -> Calibration:
+        """Tabulate the scores of normal cases that took no part in training.
+
+        Args:
+            cases: for each case its in-brain voxel scores, of any shape, all finite.
+            source: a sentence that says which cases these are.
+            settings: what the scores depend on, in values that JSON can hold.
+
+        Raises:
+            InputError: when there is no case, or a case has no score or one that is NaN or infinite.
+        """
+        if len(cases) == 0:
+            raise InputError("A calibration was asked of 0 normal cases; it needs at least 1. Hold out normal cases.")
+        case_scores = []
+        for number, case in enumerate(cases):
+            try:
+                case_scores.append(case_score(case))
+            except InputError as error:
+                raise InputError(f"Normal case {number} of {len(cases)} cannot be calibrated on. {error}") from error
+        quantiles = _mixture_quantiles([np.sort(case, axis=None) for case in cases], _PROBABILITIES)
+        return cls(tuple(_PROBABILITIES.tolist()), tuple(quantiles.tolist()), tuple(case_scores), source, dict(settings or {}))
+
+    def percentile(self, scores: npt.NDArray[Any]) -> Floats:
+        """Say of each score that it is more unusual than p % of normal brain.
+
+        Args:
+            scores: raw scores or a heatmap, of any shape; NaN stays NaN.
+
+        Returns:
+            p in 0..100, of the same shape, float32 for float32 scores and else float64. It never falls as the score
+            rises, but it saturates at 100 beyond the highest normal score, so rank cases by raw scores. A score that
+            many normal voxels share is more unusual than those strictly below it only.
+        """
+        # np.interp takes the last of several equal quantiles; on the mirrored table that is the lowest probability
+        mirrored, shares = -np.array(self.quantiles[::-1]), np.array(self.probabilities[::-1])
+        percentile = 100 * np.interp(np.negative(scores, dtype=np.float64), mirrored, shares)
+        return np.asarray(percentile, dtype=np.float32 if scores.dtype == np.float32 else np.float64)
+
+    def voxel_threshold(self, false_positive_rate: float = 0.005) -> float:
+        """The score that this share of normal brain exceeds, in (0, 1); interpolated between tabulated quantiles.
+
+        Below 1e-5 it is interpolated up to the highest normal score. Raises InputError outside (0, 1).
+        """
+        return float(np.interp(1 - _rate(false_positive_rate), self.probabilities, self.quantiles))
+
+    def case_threshold(self, false_positive_rate: float = 0.05) -> float:
+        """The case score that this share of normal cases exceeds, in (0, 1): a quantile of the normals' case scores.
+
+        It is interpolated linearly between cases. With n cases a rate below 1/n is not really measured: the threshold
+        then lies between the two highest normals, and new normals exceed it more often than the rate says.
+        Raises InputError outside (0, 1).
+        """
+        return float(np.quantile(self.case_scores, 1 - _rate(false_positive_rate)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON, at once or not at all, so that a run that is cut off leaves no half-written calibration."""
+        with written_whole(Path(path)) as temporary:
+            temporary.write_text(json.dumps(asdict(self), allow_nan=False, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> Calibration:
+        """Read what `save` wrote.
+
+        Args:
+            path: the JSON file.
+            settings: those of the present run, if they are to be compared with those of the calibration.
+
+        Raises:
+            InputError: when the file is missing or malformed; the message names it.
+            ConfigError: when a setting differs: the heatmap would look plausible and mean nothing.
+        """
+        try:
+            table = json.loads(Path(path).read_text(encoding="utf-8"))
+            probabilities, quantiles, case_scores = (
+                tuple(map(float, table[key])) for key in ("probabilities", "quantiles", "case_scores")
+            )
+            calibration = cls(probabilities, quantiles, case_scores, str(table["source"]), dict(table["settings"]))
+            calibration._check()
+        except OSError as error:
+            raise InputError(
+                f"The calibration {path} cannot be read: {error.strerror}. Fit and save it first."
+            ) from error
+        except KeyError as error:
+            raise InputError(f"The calibration {path} lacks {error}. Fit and save it again.") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"The calibration {path} is malformed: {error}. Fit and save it again.") from error
+        for key, value in (settings or {}).items():
+            if calibration.settings.get(key, value) != json.loads(json.dumps(value)):
+                raise ConfigError(
+                    f"The model beside {path} was trained with {key} = {calibration.settings[key]}, but this run has "
+                    f"{key} = {value}. Use the same {key}, or train a model with the other."
+                )
+        return calibration
+
+    def _check(self) -> None:
+        probabilities, quantiles = np.array(self.probabilities), np.array(self.quantiles)
+        if len(probabilities) < 2 or len(probabilities) != len(quantiles):
+            raise ValueError(
+                f"{len(probabilities)} probabilities and {len(quantiles)} quantiles, not 2 or more of each"
+            )
+        if probabilities[0] != 0 or probabilities[-1] != 1 or not (np.diff(probabilities) > 0).all():
+            raise ValueError("the probabilities do not rise from 0 to 1")
+        if not np.isfinite(quantiles).all() or not (np.diff(quantiles) >= 0).all():
+            raise ValueError("the quantiles are not finite or fall")
+        if self.n_cases == 0 or not np.isfinite(self.case_scores).all():
+            raise ValueError("the case scores are none or not finite")
+
+
+def _rate(false_positive_rate: float) -> float:
+    if not 0 < false_positive_rate < 1:
+        raise InputError(
+            f"The false-positive rate is {false_positive_rate}; it must lie between 0 and 1, such as 0.05."
+        )
+    return false_positive_rate
+
+
+def _mixture_quantiles(ordered: Sequence[Floats], probabilities: Floats) -> Floats:
+    """Lowest scores at which the mean of the cases' distribution functions reaches the probabilities.
+
+    Bisection down to neighbouring floats finds the very scores, without a joint sort of all voxels and their weights.
+    """
+    dtype = np.result_type(np.float32, *ordered)  # that of the cases, or searchsorted would copy them every time
+    high = np.full(len(probabilities), max(case[-1] for case in ordered), dtype)
+    low = np.nextafter(np.full_like(high, min(case[0] for case in ordered)), dtype.type(-np.inf))
+    # a share that is met exactly must not be missed by rounding, and 0 is met by the lowest score, not below it
+    needed = np.maximum(probabilities - 1e-12, np.finfo(np.float64).tiny)
+    while True:
+        middle = (low + high) / 2
+        if not ((low < middle) & (middle < high)).any():
+            return high
+        share = np.mean([np.searchsorted(case, middle, side="right") / case.size for case in ordered], axis=0)
+        reached = share >= needed
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)

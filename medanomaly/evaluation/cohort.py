@@ -1,0 +1,143 @@
+"""A whole cohort: every detector's heatmaps against the labels, voxel by voxel and case by case."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import medanomaly
+from medanomaly.data import read_volume, written_whole
+from medanomaly.errors import InputError
+from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.calibration import Calibration
+from medanomaly.evaluation.case_metrics import case_metrics, case_score
+from medanomaly.evaluation.heatmaps import HeatmapSource
+from medanomaly.evaluation.voxel_metrics import in_brain, roc_curve, voxel_metrics
+
+VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
+
+
+def evaluate_cohort(
+    cases: Sequence[Mapping[str, Any]],
+    detectors: Mapping[str, HeatmapSource],
+    output_dir: str | Path,
+    normals: Sequence[Mapping[str, Any]] = (),
+    calibrations: Mapping[str, Calibration] | None = None,
+    n_replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate detectors on labelled cases; writes ``metrics.json``, ``detectors.csv`` and ``cases.csv``.
+
+    Voxel metrics count the brain only, pooled over all cases and for each case with lesions. A case is abnormal when its
+    label has a voxel; its score is that of :func:`case_score`, and the threshold is the 95th percentile of normal cases,
+    never of the cases that are evaluated.
+
+    Args:
+        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case).
+        detectors: name to source of heatmaps, in the order of the table: the trivial baselines first.
+        output_dir: where to write.
+        normals: normal cases for the thresholds of detectors that have no calibration.
+        calibrations: name to calibration, for detectors that have one.
+        n_replicates, seed: of the bootstrap over cases.
+
+    Returns:
+        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"}], ...}``.
+
+    Raises:
+        InputError: if there is no case, a case has no label, or a heatmap is missing or lies on another grid.
+    """
+    if not cases:
+        raise InputError("there are no cases to evaluate: set dataset_dir (or datalist) to a cohort with a 'test' list.")
+    unlabelled = [case["case"] for case in cases if case.get("label") is None]
+    if unlabelled:
+        raise InputError(
+            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a healthy subject."
+        )
+    rows = [
+        _evaluate_detector(name, source, cases, normals, (calibrations or {}).get(name), n_replicates, seed)
+        for name, source in detectors.items()
+    ]
+    result = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "version": medanomaly.__version__,
+        "n_cases": len(cases),
+        "bootstrap": {"unit": "case", "replicates": n_replicates, "seed": seed, "confidence": 0.95},
+        "detectors": rows,
+    }
+    _write(result, Path(output_dir))
+    return result
+
+
+def _evaluate_detector(
+    name: str,
+    source: HeatmapSource,
+    cases: Sequence[Mapping[str, Any]],
+    normals: Sequence[Mapping[str, Any]],
+    calibration: Calibration | None,
+    n_replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    scores, labels, per_case = [], [], []
+    for case in tqdm(cases, desc=f"evaluating {name}", leave=False):
+        heatmap = source(case)
+        label = np.asarray(read_volume(case["label"]).as_tensor())
+        if heatmap.shape != label.shape:
+            raise InputError(
+                f"the heatmap of {case['case']} has shape {heatmap.shape}, but its label {case['label']} has {label.shape}: "
+                "the label must lie on the grid of the scan that was scored."
+            )
+        s, lesion = in_brain(heatmap, label)
+        scores.append(s)
+        labels.append(lesion)
+        metrics = voxel_metrics(s, lesion)
+        per_case.append(
+            {"case": case["case"], "abnormal": bool(lesion.any()), "case_score": case_score(s)}
+            | {key: metrics[key] for key in VOXEL_COLUMNS}
+        )
+    pooled_scores, pooled_labels = np.concatenate(scores), np.concatenate(labels)
+    pooled = voxel_metrics(pooled_scores, pooled_labels)
+    row: dict[str, Any] = {"name": name, "voxels": {key: pooled[key] for key in VOXEL_COLUMNS}, "cases": per_case}
+    row["intervals"] = bootstrap_over_cases(scores, labels, n_replicates=n_replicates, seed=seed)
+    if 0 < pooled_labels.sum() < len(pooled_labels):
+        fpr, tpr = roc_curve(pooled_scores, pooled_labels, n_points=400)
+        row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
+    if calibration is None and normals:
+        maps = (source(case) for case in normals)
+        calibration = Calibration.fit([m[np.isfinite(m)] for m in maps], f"{len(normals)} held-out normal cases")
+    if calibration is not None:
+        abnormal = np.array([case["abnormal"] for case in per_case])
+        case_scores = np.array([case["case_score"] for case in per_case])
+        row["case_level"] = case_metrics(case_scores, abnormal, calibration.case_threshold())
+        row["case_level"]["threshold_from"] = f"95th percentile of {calibration.source}"
+    return row
+
+
+def _write(result: dict[str, Any], output_dir: Path) -> None:
+    """JSON and two tables; each file appears only when it is complete."""
+    detectors = pd.json_normalize([{k: v for k, v in r.items() if k not in ("cases", "roc")} for r in result["detectors"]])
+    cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
+    texts = {
+        "metrics.json": json.dumps(_without_nan(result), indent=1),
+        "detectors.csv": detectors.to_csv(index=False),
+        "cases.csv": cases[["detector", *cases.columns.drop("detector")]].to_csv(index=False),
+    }
+    for name, text in texts.items():
+        with written_whole(output_dir / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

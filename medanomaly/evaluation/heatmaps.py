@@ -1,0 +1,53 @@
+"""Where the heatmaps of an evaluation come from: files that were scored before, or volumes scored on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import Compose
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medanomaly.errors import InputError
+from medanomaly.preprocessing import heatmap_to_scan
+
+HeatmapSource = Callable[[Mapping[str, Any]], NDArray[np.float32]]
+
+
+class HeatmapFolder:
+    """The raw heatmaps ``<folder>/<case>/<case>_heatmap.nii.gz`` that scoring wrote."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, case: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The heatmap (H, W, D) of a case on the grid of its scan; InputError if it was not scored."""
+        path = self.folder / case["case"] / f"{case['case']}_heatmap.nii.gz"
+        if not path.exists():
+            raise InputError(f"there is no heatmap {path}: score the case {case['case']} first, or correct the scores folder.")
+        return np.asarray(nib.load(path).dataobj, dtype=np.float32)
+
+
+class HeatmapOnTheSpot:
+    """Prepare a case, score it, bring the heatmap back to its scan: for detectors that cost less than a file.
+
+    Args:
+        preprocessing: the chain that prepares a case.
+        inferer: called as ``inferer(volume, network, mask=brain)``.
+        network: the detector, where the inferer needs one.
+    """
+
+    def __init__(self, preprocessing: Compose, inferer: Callable[..., Tensor], network: Any = None) -> None:
+        self.preprocessing, self.inferer, self.network = preprocessing, inferer, network
+        self.to_scan = heatmap_to_scan(preprocessing)
+
+    def __call__(self, case: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The heatmap (H, W, D) of a case on the grid of its scan."""
+        prepared = self.preprocessing(dict(case))
+        prepared["pred"] = self.inferer(prepared["image"][None], self.network, mask=prepared["brain"][None])[0]
+        return np.asarray(torch.as_tensor(self.to_scan(prepared)["pred"][0]), dtype=np.float32)

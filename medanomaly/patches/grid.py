@@ -1,0 +1,128 @@
+"""Where the patches of a volume lie, which of them touch the brain, and how their scores go back to voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medanomaly.errors import ConfigError
+
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of a (H, W, D) volume in RAS that a slice is normal to
+
+
+def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Window and stride in a volume whose first axis is the slice axis: 2-D patches are one voxel thick there.
+
+    Returns:
+        ``((1, p, p), (1, s, s))`` for ``spatial_dims=2`` and ``((p, p, p), (s, s, s))`` for ``spatial_dims=3``.
+    """
+    if spatial_dims not in (2, 3):
+        raise ConfigError(f"spatial_dims is {spatial_dims}, but patches are 2-D or 3-D: set it to 2 or 3.")
+    if patch_size < 1 or stride < 1:
+        raise ConfigError(f"patch_size={patch_size} and stride={stride} must both be at least 1.")
+    if spatial_dims == 2:
+        return (1, patch_size, patch_size), (1, stride, stride)
+    return (patch_size,) * 3, (stride,) * 3
+
+
+def slice_axis_first(volume: Tensor, plane: str) -> Tensor:
+    """View of ``volume`` (C, H, W, D) in RAS with the normal of ``plane`` as its first spatial axis."""
+    if plane not in PLANES:
+        raise ConfigError(f"plane {plane!r} is unknown: use one of {', '.join(sorted(PLANES))}.")
+    return volume.movedim(1 + PLANES[plane], 1)
+
+
+class PatchGrid:
+    """The regular grid of windows over a volume; the last window of each axis snaps to the border.
+
+    The positions are those of ``monai.inferers.sliding_window_inference`` with ``overlap = 1 - stride / window``.
+
+    Args:
+        image_size: (S0, S1, S2) of the volume, in voxels.
+        window: (w0, w1, w2) of a patch, in voxels; nowhere larger than the volume.
+        stride: steps between patches, in voxels.
+
+    Raises:
+        ConfigError: if the volume is smaller than the window along an axis.
+    """
+
+    def __init__(self, image_size: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> None:
+        self.image_size, self.window, self.stride = tuple(image_size), tuple(window), tuple(stride)
+        if any(s < w for s, w in zip(self.image_size, self.window, strict=True)):
+            raise ConfigError(
+                f"a volume of {self.image_size} voxels holds no patch of {self.window}: pad it or use smaller patches."
+            )
+        self.starts = tuple(
+            torch.arange(ceil((size - w) / step) + 1).mul_(step).clamp_(max=size - w)
+            for size, w, step in zip(self.image_size, self.window, self.stride, strict=True)
+        )
+        self.shape = tuple(len(start) for start in self.starts)
+
+    def __len__(self) -> int:
+        return prod(self.shape)
+
+    def touching(self, mask: Tensor, min_fraction: float = 0.0) -> Tensor:
+        """Which patches hold a voxel of ``mask`` (S0, S1, S2), or that share of voxels: boolean (n0, n1, n2)."""
+        counts = torch.as_tensor(mask, dtype=torch.bool).double()
+        for axis in range(3):
+            counts = self._product(counts, axis, contract=1)
+        return counts >= max(min_fraction * prod(self.window), 0.5)
+
+    def gather(self, volume: Tensor, index: Tensor) -> Tensor:
+        """The patches with flat grid positions ``index`` (N,) of a volume (C, S0, S1, S2): (N, C, w0, w1, w2)."""
+        windows = volume
+        for axis, w in enumerate(self.window):
+            windows = windows.unfold(1 + axis, w, 1)
+        i, j, k = (start[n] for start, n in zip(self.starts, torch.unravel_index(index, self.shape), strict=True))
+        return windows[:, i, j, k].transpose(0, 1).contiguous()
+
+    def sum_of_covering(self, scores: Tensor) -> Tensor:
+        """For each voxel, the sum of the numbers (n0, n1, n2) of the patches that cover it: (S0, S1, S2), float64.
+
+        The sum is separable: each axis is one product with a 0/1 cover matrix (positions x voxels), so no loop over
+        patches is needed, and snapped windows cost nothing extra.
+        """
+        sums = scores.double()
+        for axis in range(3):
+            sums = self._product(sums, axis, contract=0)
+        return sums
+
+    def voxels(self, index: Tensor) -> Tensor:
+        """The flat voxel numbers of the patches with flat grid positions ``index`` (N,): (N, w0 * w1 * w2)."""
+        _, s1, s2 = self.image_size
+        i, j, k = (start[n] for start, n in zip(self.starts, torch.unravel_index(index, self.shape), strict=True))
+        x, y, z = (torch.arange(w) for w in self.window)
+        offsets = ((x[:, None, None] * s1 + y[:, None]) * s2 + z).flatten()
+        return ((i * s1 + j) * s2 + k)[:, None] + offsets
+
+    def _product(self, values: Tensor, axis: int, contract: int) -> Tensor:
+        """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over positions (0) or voxels (1)."""
+        if self.window[axis] == 1 and self.stride[axis] == 1:
+            return values
+        offset = torch.arange(self.image_size[axis]) - self.starts[axis][:, None]
+        cover = ((offset >= 0) & (offset < self.window[axis])).double()
+        return torch.tensordot(values, cover, dims=([axis], [contract])).movedim(-1, axis)
+
+
+def plain(volume: Tensor) -> Tensor:
+    """A MetaTensor as a plain tensor: its bookkeeping would cost more than the work in the patch loop."""
+    return volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+
+
+def pad_to_window(volume: Tensor, window: Sequence[int]) -> Tensor:
+    """Zeros around a volume (C, S0, S1, S2) that is smaller than the window, as sliding_window_inference pads."""
+    pads: list[int] = []
+    for size, w in zip(reversed(volume.shape[1:]), reversed(window), strict=True):
+        missing = max(w - size, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return F.pad(volume, pads) if any(pads) else volume
+
+
+def channels_last(patches: Tensor) -> Tensor:
+    """Patches (B, C, H, W[, D]) in the memory layout in which CPU and GPU convolutions are fastest."""
+    layout = torch.channels_last if patches.ndim == 4 else torch.channels_last_3d
+    return patches.contiguous(memory_format=layout)

@@ -1,0 +1,107 @@
+"""Volume in, voxel heatmap out: every patch that touches the brain is scored, and the scores are stitched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+from tqdm import tqdm
+
+from medanomaly.errors import InputError
+from medanomaly.patches.grid import PLANES, PatchGrid, channels_last, pad_to_window, patch_window, plain, slice_axis_first
+
+
+class PatchScoreInferer(Inferer):
+    """Mean score of the patches that cover each voxel, called like any MONAI inferer: ``inferer(volume, network)``.
+
+    Only patches that touch the brain are visited, in batches of fixed size. The result equals a loop over all patches
+    and ``monai.inferers.sliding_window_inference`` (paper 003, section 2.2.2: overlapping transversal patches, stride 4).
+
+    Args:
+        patch_size: voxels a side.
+        stride: voxels between patches, in every direction of the patch; the last patch snaps to the border.
+        spatial_dims: 2 for slices' patches, 3 for cubes.
+        planes: for 2-D patches, "axial", "coronal", "sagittal" or several; several are averaged.
+        batch_size: patches a forward pass.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        stride: int = 4,
+        spatial_dims: int = 2,
+        planes: Sequence[str] = ("axial",),
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        self.window, self.stride = patch_window(patch_size, stride, spatial_dims)
+        self.spatial_dims = spatial_dims
+        self.planes = tuple(planes) if spatial_dims == 2 else ("axial",)  # a cube has no plane
+        self.batch_size, self.progress = batch_size, progress
+
+    @torch.inference_mode()
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Score volumes.
+
+        Args:
+            inputs: (B, C, H, W, D), in RAS if the planes' names are to hold.
+            network: patches (N, C, p, p[, p]) to scores (N, 1), or to a map (N, 1, p, p[, p]).
+            mask: brain (B, 1, H, W, D); if not given, the voxels that are not 0 in some channel.
+
+        Returns:
+            (B, 1, H, W, D) float32 on the CPU; NaN where no visited patch lies.
+
+        Raises:
+            InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, or a score is not finite.
+        """
+        if inputs.ndim != 5:
+            raise InputError(f"the volume has shape {tuple(inputs.shape)}, but (batch, channel, H, W, D) is needed.")
+        needed = getattr(network, "in_channels", inputs.shape[1])
+        if needed != inputs.shape[1]:
+            raise InputError(f"the volume has {inputs.shape[1]} channel(s), but the detector takes {needed}.")
+        volumes = plain(inputs)
+        masks = (volumes != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+        heatmaps = []
+        for volume, brain in zip(volumes, masks, strict=True):
+            maps = torch.stack([self._score_plane(volume, brain, network, p, *args, **kwargs) for p in self.planes])
+            heatmaps.append(maps[0] if len(maps) == 1 else torch.nanmean(maps, dim=0))
+        return torch.stack(heatmaps)[:, None]
+
+    def _score_plane(
+        self, volume: Tensor, brain: Tensor, network: Callable[..., Tensor], plane: str, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Heatmap (H, W, D) of one volume (C, H, W, D) from the patches of one plane (or from cubes)."""
+        size = slice_axis_first(volume, plane).shape[1:]
+        volume = pad_to_window(slice_axis_first(volume, plane), self.window).contiguous()
+        brain = pad_to_window(slice_axis_first(brain, plane), self.window)[0]
+        grid = PatchGrid(brain.shape, self.window, self.stride)
+        visited = grid.touching(brain.cpu())
+        index = torch.nonzero(visited.flatten())[:, 0]
+
+        sums = torch.zeros(grid.image_size).flatten()
+        scores = torch.zeros(grid.shape, dtype=torch.float64).flatten()
+        batches = index.split(self.batch_size)
+        for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
+            patches = grid.gather(volume, batch)
+            patches = channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches)
+            result = network(patches, *args, **kwargs).float().cpu()
+            if not torch.isfinite(result).all():
+                raise InputError("the detector gave a score that is not finite: was its training sound, and is the volume?")
+            if result.ndim == 2:  # one score a patch
+                scores[batch] = result[:, 0].double()
+            else:  # one score a voxel
+                sums.index_add_(0, grid.voxels(batch).flatten(), result.flatten())
+        total = sums.view(grid.image_size) + grid.sum_of_covering(scores.view(grid.shape))
+        count = grid.sum_of_covering(visited)
+        heatmap = torch.where(count > 0.5, total / count, torch.nan).float()
+        offset = [(padded - s) // 2 for padded, s in zip(heatmap.shape, size, strict=True)]
+        for axis, (start, length) in enumerate(zip(offset, size, strict=True)):
+            heatmap = heatmap.narrow(axis, start, length)
+        return heatmap.movedim(0, PLANES[plane])

@@ -1,0 +1,42 @@
+"""Checkpoints that are complete or absent, and that a training can go on from exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medanomaly.errors import InputError
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What was saved, on the CPU; no code in the file is run (``weights_only``).
+
+    Raises:
+        InputError: if the file is missing or is no checkpoint.
+    """
+    if not path.exists():
+        raise InputError(f"there is no model at {path}: train one first, or give the folder of a trained bundle.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} is not a checkpoint of this project: {str(error).splitlines()[0]}") from error
+
+
+def load_detector(network: nn.Module, path: str | Path) -> nn.Module:
+    """``network`` with the weights of ``path``, in eval mode.
+
+    Raises:
+        InputError: if the file is missing or does not fit the network.
+    """
+    weights = load_checkpoint(Path(path))
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the weights in {path} do not fit the network of the config (channels, patch_size, variant, ...): use the "
+            f"config that the model was trained with. {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return network.eval()

@@ -1,0 +1,174 @@
+"""The training loop of every detector, on MONAI's engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from ignite.handlers import EarlyStopping, ProgressBar
+from monai.engines import Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from medanomaly.data.writing import written_whole
+from medanomaly.detectors.base import Detector
+from medanomaly.errors import InputError, TrainingError
+from medanomaly.patches.sampling import PatchSampler
+from medanomaly.training.checkpoints import load_checkpoint
+
+
+class DetectorTrainer(Trainer):
+    """Trains a detector on normal patches, keeps the weights with the lowest validation loss, and fits its statistics.
+
+    After each epoch the validation loss is measured on the same held-out patches, ``last.pt`` (weights, optimisers,
+    counters) and, if it is the lowest so far, ``best.pt`` are written. Training ends after ``max_epochs``, or after
+    ``patience`` epochs without a relative improvement of 1e-4. Then the best weights are loaded, the detector fits its
+    statistics on training patches, and ``model_file`` is written: it exists only when training has ended.
+
+    The randomness of an epoch comes from ``seed`` and the epoch alone, so a training that is resumed ends with the same
+    weights, bit for bit, as one that was never interrupted (on the CPU; same machine, same number of threads).
+
+    Args:
+        device: where to train.
+        max_epochs: most epochs.
+        train_data_loader: batches (B, C, p, p[, p]), redrawn in each epoch.
+        network: the detector.
+        val_data_loader: held-out batches, always the same.
+        ckpt_dir: folder of ``last.pt`` and ``best.pt``.
+        model_file: the finished model, a state dictionary; conventionally ``models/model.pt`` of a bundle.
+        patience: epochs without improvement before training ends.
+        seed: of the randomness in the steps (the weights are drawn when the network is made).
+        resume: go on from ``last.pt`` if it is there.
+        progress: show bars and a line an epoch.
+        train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in ``engine.state.output``, the
+            validation loss in ``engine.state.metrics["val_loss"]``.
+
+    Raises:
+        InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
+        TrainingError: in a step or epoch whose loss is not finite.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: PatchSampler,
+        network: Detector,
+        val_data_loader: PatchSampler,
+        ckpt_dir: str | Path,
+        model_file: str | Path,
+        patience: int = 10,
+        seed: int = 0,
+        resume: bool = False,
+        progress: bool = True,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.detector = network.to(device)
+        self.optimizers = network.optimizers()
+        self.val_data_loader = val_data_loader
+        self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)
+        self.seed, self.resume, self.progress = seed, resume, progress
+        self.best_loss, self.best_epoch = math.inf, 0
+        super().__init__(device, max_epochs, data_loader=train_data_loader, epoch_length=len(train_data_loader))
+        self.early_stopping = EarlyStopping(
+            patience,
+            lambda engine: engine.state.metrics["val_loss"],
+            self,
+            threshold=1e-4,
+            threshold_mode="rel",
+            mode="min",
+        )
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self.early_stopping)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        if progress:
+            ProgressBar(persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}").attach(self)
+        self._register_handlers(list(train_handlers or []))
+
+    def run(self) -> None:  # type: ignore[override]
+        """Train to the end (or go on to it), then write ``model_file``."""
+        last = self.ckpt_dir / "last.pt"
+        if last.exists():
+            if not self.resume:
+                raise InputError(
+                    f"{self.ckpt_dir} holds a training already: set resume (--resume) to go on with it, or choose another folder."
+                )
+            self._restore(load_checkpoint(last))
+        finished = self.early_stopping.counter >= self.early_stopping.patience
+        if not finished and self.state.epoch < self.state.max_epochs:
+            super().run()
+        self._finish()
+
+    def _iteration(self, engine: Trainer, batchdata: Tensor) -> dict[str, Tensor]:
+        losses = self.detector.training_step(batchdata.to(engine.state.device), self.optimizers)
+        for name, loss in losses.items():
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the {name} loss became {loss.item()} in epoch {engine.state.epoch}: lower the learning rate "
+                    "(network_def#learning_rate) and train again."
+                )
+        sums = self.state.loss_sums
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(loss)
+        return losses
+
+    def _start_epoch(self) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
+        self.data_loader.set_epoch(self.state.epoch)
+        self.state.loss_sums = {}
+        self.detector.train()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        self.detector.eval()
+        losses = [float(self.detector.validation_loss(batch.to(self.state.device))) for batch in self.val_data_loader]
+        value = sum(losses) / len(losses)
+        if not math.isfinite(value):
+            raise TrainingError(f"the validation loss became {value} in epoch {self.state.epoch}: lower the learning rate.")
+        self.state.metrics["val_loss"] = value
+
+    def _save(self) -> None:
+        loss, epoch = self.state.metrics["val_loss"], self.state.epoch
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, epoch
+            _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+        checkpoint = {
+            "epoch": epoch,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "early_stopping": dict(self.early_stopping.state_dict()),
+            "detector": self.detector.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+        _save_whole(checkpoint, self.ckpt_dir / "last.pt")
+        if self.progress:
+            means = "  ".join(f"{name} {total / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items())
+            best = " (best)" if epoch == self.best_epoch else ""
+            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {means}  validation {loss:.4g}{best}")
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        self.detector.load_state_dict(checkpoint["detector"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(checkpoint["optimizers"][name])
+        self.best_loss, self.best_epoch = checkpoint["best_loss"], checkpoint["best_epoch"]
+        self.early_stopping.load_state_dict(checkpoint["early_stopping"])
+        self.state.epoch = checkpoint["epoch"]
+        self.state.iteration = checkpoint["epoch"] * self.state.epoch_length
+
+    def _finish(self) -> None:
+        self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
+        self.detector.eval()
+        torch.manual_seed(self.seed)
+        self.data_loader.set_epoch(0)  # patches that no epoch trained on
+        self.detector.fit_statistics(batch.to(self.state.device) for batch in self.data_loader)
+        _save_whole(self.detector.state_dict(), self.model_file)
+
+
+def _save_whole(content: Any, path: Path) -> None:
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)

@@ -1,0 +1,193 @@
+"""Calibration on made normals whose distribution is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from medanomaly.errors import InputError
+from medanomaly.evaluation import Calibration, case_score
+
+SOURCE = "made normals"
+
+
+def gamma_cases(n_cases=4, n_voxels=5000, dtype=np.float32):
+    rng = np.random.default_rng(11)
+    return [rng.gamma(2, 1 + number / n_cases, size=n_voxels * (number + 1)).astype(dtype) for number in range(n_cases)]
+
+
+def mixture_quantiles(cases, probabilities):
+    """By a joint sort of all voxels with their weights."""
+    values = np.concatenate(cases)
+    weights = np.concatenate([np.full(case.size, 1 / (len(cases) * case.size)) for case in cases])
+    order = np.argsort(values)
+    index = np.searchsorted(np.cumsum(weights[order]), np.array(probabilities) - 1e-12)
+    return values[order][np.minimum(index, values.size - 1)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_uniform_scores_are_their_own_percentile(dtype):
+    uniform = ((np.arange(100_000) + 0.5) / 100_000).astype(dtype)
+    calibration = Calibration.fit([uniform[::2], uniform[1::2]], SOURCE)
+    scores = np.linspace(0, 1, 2001, dtype=dtype)
+    percentile = calibration.percentile(scores)
+    assert percentile.dtype == dtype
+    np.testing.assert_allclose(percentile, 100 * scores, atol=2e-3)
+    assert calibration.voxel_threshold(0.005) == pytest.approx(0.995, abs=2e-5)
+    assert calibration.voxel_threshold(0.2) == pytest.approx(0.8, abs=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("change", [lambda x: x, np.round, lambda x: -x * 1e-6, lambda x: x**20])
+def test_table_holds_the_quantiles_of_the_weighted_mixture(dtype, change):
+    cases = [change(case).astype(dtype) for case in gamma_cases(dtype=np.float64)]
+    calibration = Calibration.fit(cases, SOURCE)
+    np.testing.assert_array_equal(calibration.quantiles, mixture_quantiles(cases, calibration.probabilities))
+    assert calibration.quantiles[0] == min(case.min() for case in cases)
+    assert calibration.quantiles[-1] == max(case.max() for case in cases)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1])
+def test_constant_scores_are_every_quantile(value):
+    assert set(Calibration.fit([np.full(10, value), np.full(3, value)], SOURCE).quantiles) == {value}
+
+
+@pytest.mark.parametrize("lowest", [-1.0, np.nextafter(-1.0, 0.0), np.nextafter(-1.0, -2.0)])
+def test_bisection_does_not_slip_below_the_lowest_score(lowest):
+    """The tiny scores keep the bisection going long after the lowest one is found."""
+    case = np.append(lowest, 1e-12 * np.arange(1, 1000))
+    assert Calibration.fit([case], SOURCE).quantiles[0] == lowest
+
+
+def test_every_case_counts_the_same_whatever_its_size():
+    low, high = np.linspace(0, 1, 100), np.linspace(10, 11, 100_000)
+    calibration = Calibration.fit([low, high], SOURCE)
+    assert calibration.percentile(np.array([5.0]))[0] == pytest.approx(50, abs=1)
+    assert calibration.voxel_threshold(0.25) == pytest.approx(10.5, abs=0.01)
+    small = Calibration.fit([low, high[::100]], SOURCE)
+    np.testing.assert_allclose(small.quantiles, calibration.quantiles, atol=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.05, 0.005, 0.0007, 1e-4])
+def test_threshold_has_the_stated_false_positive_rate(rate):
+    cases = [np.random.default_rng(seed).normal(size=200_000) for seed in range(2)]
+    threshold = Calibration.fit(cases[:1], SOURCE).voxel_threshold(rate)
+    assert np.mean(cases[0] > threshold) == pytest.approx(rate, rel=0.05)
+    assert np.mean(cases[1] > threshold) == pytest.approx(rate, rel=0.5)
+
+
+@pytest.mark.parametrize("n_scores", [20, 2000])  # NumPy interpolates few and many points by different code
+def test_percentile_keeps_order_shape_and_nan(n_scores):
+    calibration = Calibration.fit([np.round(case) for case in gamma_cases()], SOURCE)
+    scores = np.linspace(-5, 60, n_scores)
+    percentile = calibration.percentile(scores.reshape(2, -1))
+    assert percentile.shape == (2, n_scores // 2)
+    assert (np.diff(percentile.ravel()) >= 0).all()
+    assert (percentile.min(), percentile.max()) == (0, 100)
+    with_nan = calibration.percentile(np.array([np.nan, 1.0, np.nan], dtype=np.float32))
+    assert np.isnan(with_nan).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("n_scores", [1, 1000])
+def test_a_shared_score_is_more_unusual_than_those_below_it_only(n_scores):
+    calibration = Calibration.fit([np.repeat([0.0, 1.0, 2.0], [700, 200, 100])], SOURCE)
+    percentile = calibration.percentile(np.repeat([-0.1, 0.0, 1.0, 2.0, 2.1], n_scores))[::n_scores]
+    np.testing.assert_allclose(percentile, [0, 0, 71, 91, 100], atol=1e-9)  # the table's steps of 1 %
+
+
+def test_percentile_exceeds_the_level_where_the_score_exceeds_the_threshold():
+    calibration = Calibration.fit(gamma_cases(), SOURCE)
+    scores = np.concatenate(gamma_cases())
+    for rate in (0.3, 0.01, 0.005):
+        above = scores > calibration.voxel_threshold(rate)
+        np.testing.assert_array_equal(calibration.percentile(scores.astype(np.float64)) > 100 * (1 - rate), above)
+
+
+def test_case_threshold_is_a_quantile_of_the_case_scores():
+    cases = gamma_cases()
+    calibration = Calibration.fit(cases, SOURCE)
+    assert calibration.n_cases == 4
+    assert calibration.case_scores == tuple(case_score(case) for case in cases)
+    *_, second, highest = sorted(calibration.case_scores)
+    assert calibration.case_threshold(0.05) == pytest.approx(second + 0.85 * (highest - second))  # 0.95 * 3 = 2.85
+    assert calibration.case_threshold(0.5) == pytest.approx(np.median(calibration.case_scores))
+
+
+def test_round_trip_through_a_file(tmp_path):
+    path = tmp_path / "new" / "calibration.json"
+    calibration = Calibration.fit(gamma_cases(), "4 normals of the validation split, naïve")
+    calibration.save(path)
+    assert Calibration.load(path) == calibration
+    Calibration.fit(gamma_cases(2), SOURCE).save(path)
+    assert Calibration.load(path).n_cases == 2
+    assert [file.name for file in path.parent.iterdir()] == ["calibration.json"]
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "calibration.json"
+    calibration = Calibration.fit(gamma_cases(2), SOURCE)
+    calibration.save(path)
+    with pytest.raises(ValueError, match="JSON"):
+        Calibration((0.0, 1.0), (0.0, float("nan")), (1.0,), SOURCE).save(path)
+
+    def cut_off(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        Calibration.fit(gamma_cases(3), SOURCE).save(path)
+    assert Calibration.load(path) == calibration
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+GOOD = {"probabilities": [0, 0.5, 1], "quantiles": [1, 2, 3], "case_scores": [3], "source": SOURCE}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "malformed"),
+        ('{"probabilities": [0, ', "malformed"),
+        ("[1, 2]", "malformed"),
+        (json.dumps({key: value for key, value in GOOD.items() if key != "quantiles"}), "lacks 'quantiles'"),
+        (json.dumps(GOOD | {"quantiles": [1, 2]}), "3 probabilities and 2 quantiles"),
+        (json.dumps(GOOD | {"quantiles": [1, 3, 2]}), "finite or fall"),
+        (json.dumps(GOOD | {"quantiles": [1, 2, float("nan")]}), "finite or fall"),
+        (json.dumps(GOOD | {"quantiles": [1, 2, "high"]}), "malformed"),
+        (json.dumps(GOOD | {"quantiles": 3}), "malformed"),
+        (json.dumps(GOOD | {"probabilities": [0, 0.5, 0.9]}), "do not rise from 0 to 1"),
+        (json.dumps(GOOD | {"case_scores": []}), "case scores"),
+    ],
+)
+def test_malformed_file_is_named(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(GOOD))
+    assert Calibration.load(path).percentile(np.array([2.0])) == 50
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"bad\.json.*{message}"):
+        Calibration.load(path)
+
+
+def test_missing_or_binary_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json cannot be read"):
+        Calibration.load(tmp_path / "none.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.json is malformed"):
+        Calibration.load(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Calibration.fit([], SOURCE), "0 normal cases"),
+        (lambda: Calibration.fit([np.ones(3), np.array([1.0, np.nan])], SOURCE), "case 1 of 2.*1 of 2 voxel"),
+        (lambda: Calibration.fit([np.ones(0)], SOURCE), "case 0 of 1"),
+        (lambda: Calibration.fit([np.ones(3)], SOURCE).voxel_threshold(0), "rate is 0"),
+        (lambda: Calibration.fit([np.ones(3)], SOURCE).case_threshold(1.0), "rate is 1.0"),
+    ],
+)
+def test_unusable_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
