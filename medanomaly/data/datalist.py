@@ -73,7 +73,9 @@ def cases_from_files(
             f"{in_channels} files of one case in the model's order, or use a datalist for several cases."
         )
     if brain is not None and in_channels == 1 and len(files) != 1:
-        raise InputError(f"one brain mask was given for {len(files)} scans: use a datalist with a 'brain' for each case.")
+        raise InputError(
+            f"one brain mask was given for {len(files)} scans: use a datalist with a 'brain' for each case."
+        )
     entries: list[dict[str, Any]] = [{"image": files}] if in_channels > 1 else [{"image": f} for f in files]
     for entry in entries:
         if brain is not None:
@@ -98,13 +100,17 @@ def _load_json(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"{path} is a folder, but a datalist is a JSON file: give for example {path}/datalist.json.")
     if not path.exists():
-        raise InputError(f"the datalist {path} does not exist: give the path of a datalist JSON (see README, 'Your data').")
+        raise InputError(
+            f"the datalist {path} does not exist: give the path of a datalist JSON (see README, 'Your data')."
+        )
     try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON, or not even text
         raise InputError(f"{path} is not valid JSON ({error}): mend it there.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, but an object with {', '.join(SECTIONS)} is needed.")
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, but an object with {', '.join(SECTIONS)} is needed."
+        )
     return content
 
 
@@ -116,7 +122,7 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(str(key), CASE_KEYS, 1)
             hint = f"Did you mean {near[0]!r}?" if near else "Remove it."
             raise InputError(f"{where}: unknown key {key!r}; a case has {', '.join(CASE_KEYS)}. {hint}")
-    if "image" not in case:
+    if not case.get("image"):
         raise InputError(f"{where} has no 'image': give the path of the scan, or a list of paths, one a channel.")
     images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
     result: dict[str, Any] = {"image": [str(_existing(base, image, where)) for image in images]}

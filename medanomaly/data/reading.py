@@ -75,7 +75,8 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
                 f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against {tuple(first.shape)}, or another "
                 "affine): register and resample it to that scan first."
             )
-    stacked = torch.nan_to_num(torch.stack([volume.as_tensor() for volume in volumes]), nan=0.0)
+    stacked = torch.stack([volume.as_tensor() for volume in volumes])
+    stacked[stacked.isnan()] = 0  # and not nan_to_num, which would make a huge number of an infinite one
     if not torch.isfinite(stacked).all():
         raise InputError(f"{_names(paths)} holds infinite values: write it again without them.")
     meta = dict(first.meta)
@@ -87,8 +88,9 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
     binary = MetaTensor((torch.nan_to_num(mask.as_tensor()) > 0)[None].float(), meta=dict(mask.meta))
     if not _same_grid(mask, image[0]):
+        drawn = bool(binary.any())
         binary = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
-        if mask.as_tensor().any() and not binary.any():
+        if drawn and not binary.any():
             raise InputError(
                 f"{path} and {image_path} share no voxel in world space: one of the two has a wrong header, or they are "
                 "of different subjects."

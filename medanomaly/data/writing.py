@@ -61,7 +61,9 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
     if str(scan).endswith((".nii", ".nii.gz")):
         reference = nib.load(scan)
         if reference.shape[:3] != volume.shape:
-            raise InputError(f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {reference.shape[:3]}.")
+            raise InputError(
+                f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {reference.shape[:3]}."
+            )
         image = nib.Nifti1Image(np.asarray(volume, np.float32), reference.affine)
         image.header["xyzt_units"] = reference.header["xyzt_units"]
         for get, put in (("get_sform", "set_sform"), ("get_qform", "set_qform")):

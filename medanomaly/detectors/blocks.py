@@ -48,7 +48,9 @@ def dcgan_head(patch_size: int, spatial_dims: int, features: int, out_channels: 
     return nn.Sequential(conv(width, out_channels, kernel_size=4, bias=False), nn.Flatten())
 
 
-def dcgan_decoder(out_channels: int, patch_size: int, spatial_dims: int, features: int, latent_dim: int) -> nn.Sequential:
+def dcgan_decoder(
+    out_channels: int, patch_size: int, spatial_dims: int, features: int, latent_dim: int
+) -> nn.Sequential:
     """Transposed convolutions from (B, latent_dim) to (B, out_channels, s, s[, s]).
 
     The output is linear, not tanh: percentile-normalised MRI exceeds 1.

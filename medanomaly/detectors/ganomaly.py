@@ -39,6 +39,9 @@ class GANomaly(Detector):
             divided by its median absolute deviation on training patches; "residual", the map ``mean_c |x - x_hat|``.
     """
 
+    median: Tensor
+    mad: Tensor
+
     def __init__(
         self,
         in_channels: int = 1,
@@ -75,7 +78,9 @@ class GANomaly(Detector):
             self.reencoder = self.encoder
         else:
             self.encoder, self.reencoder = (
-                nn.Sequential(dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim))
+                nn.Sequential(
+                    dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim)
+                )
                 for _ in range(2)
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
@@ -85,7 +90,8 @@ class GANomaly(Detector):
 
     def critic(self, patches: Tensor) -> Tensor:
         """How real patches look to the discriminator: logits or critic values, (B, 1)."""
-        return self.critic_head(self.trunk(patches))
+        values: Tensor = self.critic_head(self.trunk(patches))
+        return values
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         generator = list(self.encoder.parameters()) + list(self.decoder.parameters())
@@ -102,15 +108,20 @@ class GANomaly(Detector):
         z = self.encoder(batch)
         reconstruction = self.decoder(z)
         losses = self._generator_losses(batch, z, reconstruction)
-        total = sum(weight * loss for weight, loss in zip(self.weights, losses.values(), strict=True))
+        adversarial, contextual, encoder = (w * loss for w, loss in zip(self.weights, losses.values(), strict=True))
         optimizers["generator"].zero_grad()
-        torch.as_tensor(total).backward()
+        if self.variant == "K":  # the trunk learns from the contextual loss alone, the rest from all three
+            rest = [*self.encoder[1].parameters(), *self.decoder.parameters()]
+            torch.autograd.backward(adversarial + contextual + encoder, inputs=rest, retain_graph=True)
+            torch.autograd.backward(contextual, inputs=list(self.trunk.parameters()))
+        else:
+            torch.autograd.backward(adversarial + contextual + encoder)
         optimizers["generator"].step()
 
         critic_loss = critic_loss_bce if self.critic_loss == "bce" else critic_loss_wgan_gp
         losses["critic"] = critic_loss(self.critic, batch, reconstruction.detach())
         optimizers["critic"].zero_grad()
-        losses["critic"].backward()
+        torch.autograd.backward(losses["critic"])
         optimizers["critic"].step()
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -118,7 +129,8 @@ class GANomaly(Detector):
         """Equations 1 to 3 of both papers as means of squares or of absolute values, as in Akcay's code.
 
         The trunk is frozen where the reconstruction passes it: otherwise the adversarial loss could be lowered by making
-        the features constant. In variant K, z is held still in the encoder loss, which could else shrink both codes.
+        the features constant. In variant K, z is held still in the encoder loss, which could else shrink both codes; and
+        of the generator's losses only the contextual one reaches the trunk (see ``training_step``).
         """
         frozen = {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
         with torch.no_grad():
@@ -139,8 +151,8 @@ class GANomaly(Detector):
         """Weighted contextual plus encoder loss: the adversarial term cannot be compared between epochs."""
         z = self.encoder(batch)
         reconstruction = self.decoder(z)
-        loss = self.weights[1] * F.l1_loss(reconstruction, batch)
-        return loss + self.weights[2] * F.mse_loss(self.reencoder(reconstruction), z)
+        contextual, encoder = F.l1_loss(reconstruction, batch), F.mse_loss(self.reencoder(reconstruction), z)
+        return self.weights[1] * contextual + self.weights[2] * encoder
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
@@ -153,18 +165,22 @@ class GANomaly(Detector):
         median = errors.median(dim=0).values
         mad = (errors - median).abs().median(dim=0).values
         if not torch.isfinite(errors).all() or errors.max() == 0:
-            raise TrainingError("GANomaly: the latent code collapsed or is not finite; lower learning_rate and train again.")
+            raise TrainingError(
+                "GANomaly: the latent code collapsed or is not finite; lower learning_rate and train again."
+            )
         self.median.copy_(median)
         self.mad.copy_(mad)
 
     def code_errors(self, patches: Tensor) -> Tensor:
         """(z - z_hat)^2 for each element of the code: (B, latent_dim)."""
-        z = self.encoder(patches)
-        return (z - self.reencoder(self.decoder(z))) ** 2
+        z: Tensor = self.encoder(patches)
+        z_hat: Tensor = self.reencoder(self.decoder(z))
+        return (z - z_hat) ** 2
 
     def forward(self, patches: Tensor) -> Tensor:
         if self.score == "residual":
-            return (patches - self.decoder(self.encoder(patches))).abs().mean(dim=1, keepdim=True)
+            reconstruction: Tensor = self.decoder(self.encoder(patches))
+            return (patches - reconstruction).abs().mean(dim=1, keepdim=True)
         errors = self.code_errors(patches)
         if self.score == "modified":
             alive = self.mad > 1e-12  # an element that never varies says nothing

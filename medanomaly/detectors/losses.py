@@ -27,5 +27,5 @@ def critic_loss_wgan_gp(critic: Callable[[Tensor], Tensor], real: Tensor, fake: 
     e = torch.rand((len(real),) + (1,) * (real.dim() - 1), device=real.device, dtype=real.dtype)
     between = (e * real + (1 - e) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
     return critic(fake).mean() - critic(real).mean() + weight * penalty

@@ -68,7 +68,9 @@ class Calibration:
             except InputError as error:
                 raise InputError(f"Normal case {number} of {len(cases)} cannot be calibrated on. {error}") from error
         quantiles = _mixture_quantiles([np.sort(case, axis=None) for case in cases], _PROBABILITIES)
-        return cls(tuple(_PROBABILITIES.tolist()), tuple(quantiles.tolist()), tuple(case_scores), source, dict(settings or {}))
+        return cls(
+            tuple(_PROBABILITIES.tolist()), tuple(quantiles.tolist()), tuple(case_scores), source, dict(settings or {})
+        )
 
     def percentile(self, scores: npt.NDArray[Any]) -> Floats:
         """Say of each score that it is more unusual than p % of normal brain.

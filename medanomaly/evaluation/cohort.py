@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 import medanomaly
-from medanomaly.data import read_volume, written_whole
+from medanomaly.data import LoadCased, read_volume, written_whole
 from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_over_cases
 from medanomaly.evaluation.calibration import Calibration
@@ -41,7 +42,8 @@ def evaluate_cohort(
     never of the cases that are evaluated.
 
     Args:
-        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case).
+        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case), and ``image`` if the label may lie
+            on another grid than the scan.
         detectors: name to source of heatmaps, in the order of the table: the trivial baselines first.
         output_dir: where to write.
         normals: normal cases for the thresholds of detectors that have no calibration.
@@ -55,7 +57,9 @@ def evaluate_cohort(
         InputError: if there is no case, a case has no label, or a heatmap is missing or lies on another grid.
     """
     if not cases:
-        raise InputError("there are no cases to evaluate: set dataset_dir (or datalist) to a cohort with a 'test' list.")
+        raise InputError(
+            "there are no cases to evaluate: set dataset_dir (or datalist) to a cohort with a 'test' list."
+        )
     unlabelled = [case["case"] for case in cases if case.get("label") is None]
     if unlabelled:
         raise InputError(
@@ -88,11 +92,11 @@ def _evaluate_detector(
     scores, labels, per_case = [], [], []
     for case in tqdm(cases, desc=f"evaluating {name}", leave=False):
         heatmap = source(case)
-        label = np.asarray(read_volume(case["label"]).as_tensor())
+        label = _label_on_scan(case)
         if heatmap.shape != label.shape:
             raise InputError(
-                f"the heatmap of {case['case']} has shape {heatmap.shape}, but its label {case['label']} has {label.shape}: "
-                "the label must lie on the grid of the scan that was scored."
+                f"the heatmap of {case['case']} has shape {heatmap.shape}, but its scan or label {case['label']} has "
+                f"{label.shape}: the heatmap must lie on the grid of the scan; score this very scan again."
             )
         s, lesion = in_brain(heatmap, label)
         scores.append(s)
@@ -120,9 +124,19 @@ def _evaluate_detector(
     return row
 
 
+def _label_on_scan(case: Mapping[str, Any]) -> NDArray[Any]:
+    """The lesions (H, W, D) on the grid of the case's first image, like its heatmap; a case without one trusts its label."""
+    if case.get("image") is None:
+        return np.asarray(read_volume(case["label"]).as_tensor())
+    image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
+    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"].as_tensor())[0]
+
+
 def _write(result: dict[str, Any], output_dir: Path) -> None:
     """JSON and two tables; each file appears only when it is complete."""
-    detectors = pd.json_normalize([{k: v for k, v in r.items() if k not in ("cases", "roc")} for r in result["detectors"]])
+    detectors = pd.json_normalize(
+        [{k: v for k, v in r.items() if k not in ("cases", "roc")} for r in result["detectors"]]
+    )
     cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
     texts = {
         "metrics.json": json.dumps(_without_nan(result), indent=1),

@@ -29,7 +29,9 @@ class HeatmapFolder:
         """The heatmap (H, W, D) of a case on the grid of its scan; InputError if it was not scored."""
         path = self.folder / case["case"] / f"{case['case']}_heatmap.nii.gz"
         if not path.exists():
-            raise InputError(f"there is no heatmap {path}: score the case {case['case']} first, or correct the scores folder.")
+            raise InputError(
+                f"there is no heatmap {path}: score the case {case['case']} first, or correct the scores folder."
+            )
         return np.asarray(nib.load(path).dataobj, dtype=np.float32)
 
 

@@ -97,7 +97,8 @@ class PatchGrid:
         i, j, k = (start[n] for start, n in zip(self.starts, torch.unravel_index(index, self.shape), strict=True))
         x, y, z = (torch.arange(w) for w in self.window)
         offsets = ((x[:, None, None] * s1 + y[:, None]) * s2 + z).flatten()
-        return ((i * s1 + j) * s2 + k)[:, None] + offsets
+        first: Tensor = (i * s1 + j) * s2 + k
+        return first[:, None] + offsets
 
     def _product(self, values: Tensor, axis: int, contract: int) -> Tensor:
         """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over positions (0) or voxels (1)."""
@@ -105,7 +106,8 @@ class PatchGrid:
             return values
         offset = torch.arange(self.image_size[axis]) - self.starts[axis][:, None]
         cover = ((offset >= 0) & (offset < self.window[axis])).double()
-        return torch.tensordot(values, cover, dims=([axis], [contract])).movedim(-1, axis)
+        product: Tensor = torch.tensordot(values, cover, dims=([axis], [contract]))
+        return product.movedim(-1, axis)
 
 
 def plain(volume: Tensor) -> Tensor:

@@ -6,12 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers.inferer import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
 from medanomaly.errors import InputError
-from medanomaly.patches.grid import PLANES, PatchGrid, channels_last, pad_to_window, patch_window, plain, slice_axis_first
+from medanomaly.patches.grid import (
+    PLANES,
+    PatchGrid,
+    channels_last,
+    pad_to_window,
+    patch_window,
+    plain,
+    slice_axis_first,
+)
 
 
 class PatchScoreInferer(Inferer):
@@ -59,7 +67,8 @@ class PatchScoreInferer(Inferer):
             (B, 1, H, W, D) float32 on the CPU; NaN where no visited patch lies.
 
         Raises:
-            InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, or a score is not finite.
+            InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, the mask has another shape,
+                or a score is not finite.
         """
         if inputs.ndim != 5:
             raise InputError(f"the volume has shape {tuple(inputs.shape)}, but (batch, channel, H, W, D) is needed.")
@@ -68,6 +77,8 @@ class PatchScoreInferer(Inferer):
             raise InputError(f"the volume has {inputs.shape[1]} channel(s), but the detector takes {needed}.")
         volumes = plain(inputs)
         masks = (volumes != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+        if masks.shape != volumes[:, :1].shape:
+            raise InputError(f"the mask has shape {tuple(masks.shape)}, but {tuple(volumes[:, :1].shape)} is needed.")
         heatmaps = []
         for volume, brain in zip(volumes, masks, strict=True):
             maps = torch.stack([self._score_plane(volume, brain, network, p, *args, **kwargs) for p in self.planes])
@@ -87,13 +98,15 @@ class PatchScoreInferer(Inferer):
 
         sums = torch.zeros(grid.image_size).flatten()
         scores = torch.zeros(grid.shape, dtype=torch.float64).flatten()
-        batches = index.split(self.batch_size)
+        batches = torch.split(index, self.batch_size) if len(index) else ()
         for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
             patches = grid.gather(volume, batch)
             patches = channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches)
             result = network(patches, *args, **kwargs).float().cpu()
             if not torch.isfinite(result).all():
-                raise InputError("the detector gave a score that is not finite: was its training sound, and is the volume?")
+                raise InputError(
+                    "the detector gave a score that is not finite: was its training sound, and is the volume?"
+                )
             if result.ndim == 2:  # one score a patch
                 scores[batch] = result[:, 0].double()
             else:  # one score a voxel

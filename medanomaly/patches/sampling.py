@@ -78,7 +78,7 @@ class PatchSampler:
 
     def __iter__(self) -> Iterator[Tensor]:
         patches = self.draw(len(self) * self.batch_size)
-        yield from (channels_last(batch) for batch in patches.split(self.batch_size))
+        yield from (channels_last(batch) for batch in torch.split(patches, self.batch_size))
 
     def draw(self, n: int) -> Tensor:
         """``n`` patches of the current epoch, shuffled: (n, C, p, p[, p])."""
@@ -104,7 +104,9 @@ class PatchSampler:
 
     def _prepare(self) -> list[_Source]:
         if len(self.dataset) == 0:
-            raise InputError("there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list.")
+            raise InputError(
+                "there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list."
+            )
         cases = (self.dataset[number] for number in range(len(self.dataset)))
         return [self._prepare_plane(case, plane) for case in cases for plane in self.planes]
 

@@ -67,9 +67,13 @@ class BrainMaskd(MapTransform):
         else:
             mask = self._run(str(file))
         if tuple(mask.shape) != (1, *image.shape[1:]):
-            raise InputError(f"the brain mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed.")
+            raise InputError(
+                f"the brain mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
+            )
         if not mask.any():
-            raise InputError(f"the brain mask of {file} is empty: look at it over the scan, or choose another brain_mask.")
+            raise InputError(
+                f"the brain mask of {file} is empty: look at it over the scan, or choose another brain_mask."
+            )
         case["brain"] = MetaTensor((mask > 0).float(), meta=dict(image.meta))
         return case
 
@@ -81,6 +85,8 @@ class BrainMaskd(MapTransform):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             except FileNotFoundError as error:
                 raise InputError(f"the brain extractor {command[0]!r} is not installed or not on the PATH.") from error
+            except OSError as error:
+                raise InputError(f"the brain extractor {command[0]!r} cannot be run: {error.strerror}.") from error
             if done.returncode != 0 or not mask.exists():
                 raise InputError(
                     f"the brain extractor failed on {file} (exit {done.returncode}, mask written: {mask.exists()}): "

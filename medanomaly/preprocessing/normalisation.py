@@ -36,7 +36,8 @@ class NormalisePercentiles(Transform):
         Raises:
             InputError: if the brain is empty or a channel is constant in it.
         """
-        inside = torch.as_tensor(brain)[0] > 0
+        # a plain mask: torch.where would give the result the history of the mask, whose moves are by nearest neighbour
+        inside = (brain.as_tensor() if isinstance(brain, MetaTensor) else brain)[0] > 0
         values = torch.as_tensor(image)[:, inside].cpu().numpy()
         file = image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
         if values.shape[1] == 0:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping, ProgressBar
-from monai.engines import Trainer
+from monai.engines.trainer import Trainer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -69,7 +69,7 @@ class DetectorTrainer(Trainer):
     ) -> None:
         self.detector = network.to(device)
         self.optimizers = network.optimizers()
-        self.val_data_loader = val_data_loader
+        self.sampler, self.val_data_loader = train_data_loader, val_data_loader
         self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)
         self.seed, self.resume, self.progress = seed, resume, progress
         self.best_loss, self.best_epoch = math.inf, 0
@@ -87,7 +87,9 @@ class DetectorTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_COMPLETED, self.early_stopping)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         if progress:
-            ProgressBar(persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}").attach(self)
+            ProgressBar(
+                persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+            ).attach(self)
         self._register_handlers(list(train_handlers or []))
 
     def run(self) -> None:  # type: ignore[override]
@@ -104,7 +106,7 @@ class DetectorTrainer(Trainer):
             super().run()
         self._finish()
 
-    def _iteration(self, engine: Trainer, batchdata: Tensor) -> dict[str, Tensor]:
+    def _iteration(self, engine: Trainer, batchdata: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         losses = self.detector.training_step(batchdata.to(engine.state.device), self.optimizers)
         for name, loss in losses.items():
             if not torch.isfinite(loss):
@@ -119,7 +121,7 @@ class DetectorTrainer(Trainer):
 
     def _start_epoch(self) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
-        self.data_loader.set_epoch(self.state.epoch)
+        self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
         self.detector.train()
 
@@ -129,7 +131,9 @@ class DetectorTrainer(Trainer):
         losses = [float(self.detector.validation_loss(batch.to(self.state.device))) for batch in self.val_data_loader]
         value = sum(losses) / len(losses)
         if not math.isfinite(value):
-            raise TrainingError(f"the validation loss became {value} in epoch {self.state.epoch}: lower the learning rate.")
+            raise TrainingError(
+                f"the validation loss became {value} in epoch {self.state.epoch}: lower the learning rate."
+            )
         self.state.metrics["val_loss"] = value
 
     def _save(self) -> None:
@@ -147,7 +151,9 @@ class DetectorTrainer(Trainer):
         }
         _save_whole(checkpoint, self.ckpt_dir / "last.pt")
         if self.progress:
-            means = "  ".join(f"{name} {total / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items())
+            means = "  ".join(
+                f"{name} {total / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items()
+            )
             best = " (best)" if epoch == self.best_epoch else ""
             tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {means}  validation {loss:.4g}{best}")
 
@@ -164,8 +170,8 @@ class DetectorTrainer(Trainer):
         self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
         self.detector.eval()
         torch.manual_seed(self.seed)
-        self.data_loader.set_epoch(0)  # patches that no epoch trained on
-        self.detector.fit_statistics(batch.to(self.state.device) for batch in self.data_loader)
+        self.sampler.set_epoch(0)  # patches that no epoch trained on
+        self.detector.fit_statistics(batch.to(self.state.device) for batch in self.sampler)
         _save_whole(self.detector.state_dict(), self.model_file)
 
 

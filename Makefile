@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each makes .venv when it is missing.
+PYTHON ?= python3
+# The CPU build of torch is 0.2 GB; the default of the package index on Linux brings gigabytes of CUDA. For a GPU: make demo TORCH_INDEX=https://pypi.org/simple
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SETUP := pyproject.toml constraints.txt
+
+.PHONY: demo test check coverage clean help
+
+help:
+	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
+	@echo "make test      the tests"
+	@echo "make check     ruff, mypy, import layers"
+	@echo "make coverage  the tests, with coverage of the package"
+	@echo "make clean     remove .venv and caches"
+
+demo: .venv/.package
+	$(BIN)/medanomaly demo --output demo
+
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+coverage: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	@echo "Installing (about a minute where packages come fast) ..."
+	$(PIP) install --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) -c constraints.txt torch 2>/dev/null \
+		|| $(PIP) install -c constraints.txt torch
+	@touch $@
+
+.venv/.package: .venv/.torch $(SETUP)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install -e .
+	@touch $@
+
+.venv/.dev: .venv/.torch $(SETUP)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install -e '.[dev]'
+	@touch $@ .venv/.package

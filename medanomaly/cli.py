@@ -1,0 +1,196 @@
+"""The command line: a thin face over the bundles. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Find what does not belong in a medical image, having learned from scans of healthy people only.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the bundle, such as patch_size=32; repeatable."),
+]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the made cohort and of the training.")] = 0,
+    setting: Setting = None,
+) -> None:
+    """The whole flow on a made cohort, in minutes, on a laptop."""
+    from medanomaly.experiments.demo import closing_words, run_demo
+
+    run_demo(output, seed, **_settings(setting))
+    print(closing_words(output))
+
+
+@app.command()
+def train(
+    datalist: Annotated[Path, typer.Option(help="JSON with 'training' and, better, 'validation': healthy cases only.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new model, a MONAI bundle.")],
+    bundle: Annotated[
+        str, typer.Option(help="A bundle that comes with medanomaly, or the folder of one.")
+    ] = "ganomaly",
+    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    brain: Annotated[str | None, typer.Option(help="given, nonzero, or a command with {image} and {mask}.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, patches and noise.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --output holds.")] = False,
+    device: Device = None,
+    setting: Setting = None,
+) -> None:
+    """Train a detector on healthy scans; go on with --resume."""
+    from medanomaly.data import read_datalist
+    from medanomaly.errors import InputError
+    from medanomaly.experiments.bundles import copy_bundle, run_bundle
+
+    dataset_dir = data_root or datalist.parent
+    first = read_datalist(datalist, "training", dataset_dir)[0]
+    settings = {
+        "dataset_dir": str(dataset_dir.absolute()),
+        "datalist": str(datalist.absolute()),
+        "in_channels": len(first["image"]),
+        "seed": seed,
+        **({"max_epochs": epochs} if epochs is not None else {}),
+        **({"brain_mask": brain} if brain is not None else {}),
+        **_settings(setting),
+    }
+    if (output / "checkpoints" / "last.pt").exists() and not resume:
+        raise InputError(f"{output} holds a training already: go on with it by --resume, or choose another --output.")
+    root = copy_bundle(bundle, output, settings)
+    run_bundle(root, "train", resume=resume, **_device(device))
+    print(f"\nThe model is in {root}. Score scans with it:\n  medanomaly score SCAN --model {output} --output out")
+
+
+@app.command()
+def score(
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Scans or folders; with a model of several channels, the files of one case in its order."),
+    ] = None,
+    model: Annotated[Path, typer.Option(help="Folder of a trained model.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option(help="Folder for the heatmaps.")] = ...,  # type: ignore[assignment]
+    datalist: Annotated[Path | None, typer.Option(help="Score a cohort instead of single scans.")] = None,
+    section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
+    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    brain: Annotated[
+        str | None, typer.Option(help="A mask file, 'nonzero', or a command with {image} and {mask}.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write a heatmap for each scan, on the grid of that scan."""
+    from medanomaly.data import cases_from_files, read_datalist
+    from medanomaly.errors import InputError
+    from medanomaly.evaluation import Calibration
+    from medanomaly.experiments.bundles import read_settings, run_bundle, write_provenance
+    from medanomaly.report import write_score_summary
+
+    if bool(scans) == bool(datalist):
+        raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
+    settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device)}
+    is_source = brain == "nonzero" or (brain is not None and "{mask}" in brain)
+    if is_source:
+        settings["brain_mask"] = brain
+    if datalist is not None:
+        if brain is not None and not is_source:
+            raise InputError(
+                "--brain with a mask file goes with a single scan; in a datalist, each case names its own 'brain'."
+            )
+        cases = read_datalist(datalist, section, data_root)
+    else:
+        channels = int(read_settings(model, "inference")["in_channels"])
+        cases = cases_from_files(scans or [], channels, None if is_source else brain)
+        if brain is not None and not is_source:
+            settings["brain_mask"] = "given"
+    run_bundle(model.resolve(), "inference", cases=cases, **settings)
+    write_provenance(output, model, cases, settings)
+    write_score_summary(cases, output, Calibration.load(model / "models" / "calibration.json"))
+    print(
+        f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain below)."
+    )
+
+
+@app.command()
+def evaluate(
+    datalist: Annotated[Path, typer.Option(help="JSON whose section names a 'label' for each case.")],
+    scores: Annotated[Path, typer.Option(help="Folder that 'medanomaly score' wrote.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the results; SCORES/evaluation if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model; if not given, the one that made the scores.")] = None,
+    section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
+    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+) -> None:
+    """Voxel and case metrics in the brain, beside plain intensity."""
+    from medanomaly.experiments.bundles import read_provenance, run_bundle
+
+    provenance = read_provenance(scores)
+    root = (model or Path(provenance["model"])).resolve()
+    target = output or scores / "evaluation"
+    brain = {"brain_mask": provenance["brain_mask"]} if "brain_mask" in provenance else {}
+    run_bundle(
+        root,
+        "evaluate",
+        datalist=str(datalist.absolute()),
+        dataset_dir=str((data_root or datalist.parent).absolute()),
+        section=section,
+        scores_dir=str(scores.absolute()),
+        output_dir=str(target.absolute()),
+        **brain,
+    )
+    print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
+
+
+def main() -> None:
+    """Entry point: errors that are meant for people end with their message and exit code 1."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is half-written; a training goes on with --resume.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        from medanomaly.errors import MedanomalyError
+
+        if not isinstance(error, MedanomalyError) or os.environ.get("MEDANOMALY_TRACEBACK"):
+            raise
+        print(f"\nError: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _device(device: str | None) -> dict[str, Any]:
+    return {} if device is None else {"device": f"$torch.device('{device}')"}
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs; a value that is JSON is read as such, anything else is text."""
+    from medanomaly.errors import ConfigError
+
+    settings: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} has no value: write KEY=VALUE, such as --set patch_size=32.")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Bundles as the command line uses them: found by name, copied into a run folder with their settings, and run."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import medanomaly
+from medanomaly.data.writing import written_whole
+from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
+
+CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
+
+
+def find_bundle(name: str | Path) -> Path:
+    """The folder of a bundle: a path to one, or the name of one that comes with the package.
+
+    Raises:
+        InputError: if there is none; the message lists those that there are.
+    """
+    package = Path(medanomaly.__file__).parent
+    places = [Path(name), package / "bundles" / name, package.parent / "bundles" / name]  # a wheel, a checkout
+    for place in places:
+        if (place / "configs" / "metadata.json").exists():
+            return place.resolve()
+    known = sorted(
+        {path.parents[1].name for root in places[1:] for path in root.parent.glob("*/configs/metadata.json")}
+    )
+    raise InputError(
+        f"{name} is no bundle (a folder with configs/metadata.json); those that come with it: {', '.join(known)}."
+    )
+
+
+def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any]) -> Path:
+    """Make ``output`` a bundle of its own: the configs with ``settings`` written into them, the docs and the licence.
+
+    The copy runs with ``python -m monai.bundle run`` alone, and scoring cannot use other settings than training did.
+
+    Raises:
+        ConfigError: for a setting that no config has.
+        InputError: if ``output`` holds something that is not a bundle.
+    """
+    source, output = find_bundle(name), Path(output).resolve()
+    if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
+        raise InputError(f"{output} is not empty and is no bundle: give a new folder.")
+    configs = {path.name: json.loads(path.read_text()) for path in sorted((source / "configs").glob("*.json"))}
+    known = {key for config in (configs[f"{kind}.json"] for kind in CONFIGS) for key in config}
+    check_settings(settings, known, source.name)
+    for file, config in configs.items():
+        if file != "metadata.json":
+            config.update({key: value for key, value in settings.items() if key in config})
+            config["bundle_root"] = str(output)
+        with written_whole(output / "configs" / file) as temporary:
+            temporary.write_text(json.dumps(config, indent=4))
+    for extra in ("LICENSE", "docs", "configs/logging.conf"):
+        if (source / extra).is_dir():
+            shutil.copytree(source / extra, output / extra, dirs_exist_ok=True)
+        elif (source / extra).exists():
+            shutil.copy(source / extra, output / extra)
+    return output
+
+
+def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
+    """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does; returns its parsed settings.
+
+    Raises:
+        MedanomalyError: what a person needs to know, out of MONAI's chain of errors.
+        ConfigError: any other failure of a config, in one line that names the file.
+    """
+    from monai.bundle.workflows import ConfigWorkflow
+
+    logging.getLogger("ignite").setLevel(logging.ERROR)
+    file = root / "configs" / f"{config}.json"
+    check_settings(settings, set(read_settings(root, config)), str(file))
+    try:
+        workflow = ConfigWorkflow(
+            str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings
+        )
+        workflow.initialize()
+        results = workflow.run()
+        workflow.finalize()
+    except MedanomalyError:
+        raise
+    except Exception as error:
+        message = plain_message(error)
+        if message is not None:
+            raise ConfigError(message) from error
+        raise ConfigError(f"{file} failed: {_chain(error)}") from error
+    return {"workflow": workflow, "results": results}
+
+
+def check_settings(settings: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Raise ConfigError for a setting whose first part (before '#') is no key of the config."""
+    for key in settings:
+        if key.split("#")[0].split("::")[0] not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(sorted(known))}."
+            raise ConfigError(f"{where} has no setting {key!r}. {hint}")
+
+
+def _chain(error: BaseException | None) -> str:
+    """First lines of an error and its causes, the innermost first."""
+    lines: list[str] = []
+    while error is not None:
+        first = (str(error).strip().splitlines() or [""])[0]
+        lines.insert(0, f"{type(error).__name__}: {first}")
+        error = error.__cause__
+    return "; in ".join(lines[:3])
+
+
+def read_settings(root: Path, config: str) -> dict[str, Any]:
+    """The top level of a bundle's config, as it is written (references unresolved)."""
+    file = root / "configs" / f"{config}.json"
+    if not file.exists():
+        raise InputError(f"{root} has no configs/{config}.json: give the folder of a trained model.")
+    return dict(json.loads(file.read_text()))
+
+
+def write_provenance(
+    output: Path, model: Path, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> None:
+    """Write ``run.json`` beside the heatmaps: which model made them, of which files, when."""
+    content = {
+        "model": str(model.resolve()),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "version": medanomaly.__version__,
+        "cases": list(cases),
+        **{key: value for key, value in settings.items() if key == "brain_mask"},
+    }
+    with written_whole(output / "run.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def read_provenance(scores: Path) -> dict[str, Any]:
+    """What :func:`write_provenance` wrote; InputError if ``scores`` is no folder of scores."""
+    file = scores / "run.json"
+    if not file.exists():
+        raise InputError(f"{scores} has no run.json, so it is no folder that 'medanomaly score' wrote: check --scores.")
+    return dict(json.loads(file.read_text()))

@@ -1,0 +1,100 @@
+"""The demo: the whole flow on a made cohort, over the same bundle and the same commands as real work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medanomaly.data import make_demo_cohort, read_datalist
+from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
+from medanomaly.errors import InputError
+from medanomaly.experiments.bundles import copy_bundle, run_bundle
+from medanomaly.report import case_figure, show
+from medanomaly.report.tables import detector_table
+
+DEMO_SETTINGS = {
+    "in_channels": len(CONTRASTS),
+    "spacing": [1.5, 1.5, 3.0],
+    "max_epochs": 8,
+    "patience": 4,
+}
+
+
+def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """Make a cohort, train on its healthy subjects, score the others, evaluate, and draw.
+
+    Args:
+        output: folder for everything: ``cohort/``, ``model/`` (a bundle), ``scores/``, ``evaluation/``, ``pictures/``.
+        seed: of the cohort and of the training.
+        settings: of the bundle, such as ``max_epochs``.
+
+    Returns:
+        The result of the evaluation.
+
+    Raises:
+        InputError: if ``output`` holds something else than an earlier demo with the same seed.
+    """
+    output = Path(output).resolve()
+    if output.exists() and any(output.iterdir()) and not (output / "cohort").is_dir():
+        raise InputError(f"{output} is not empty and holds no demo: give a new folder with --output.")
+    cohort, model, scores = output / "cohort", output / "model", output / "scores"
+
+    _say(1, f"making a cohort of healthy brains and brains with lesions in {cohort}")
+    datalist = cohort / "datalist.json"
+    if not datalist.exists() or json.loads(datalist.read_text()).get("seed") != seed:
+        make_demo_cohort(cohort, seed=seed)
+
+    _say(2, "training GANomaly on the healthy ones")
+    copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "dataset_dir": str(cohort), **settings})
+    if not (model / "models" / "model.pt").exists():
+        run_bundle(model, "train", resume=True)
+
+    _say(3, f"scoring the test subjects, heatmaps in {scores}")
+    run_bundle(model, "inference", output_dir=str(scores))
+
+    _say(4, "evaluating against the known lesions")
+    evaluation = output / "evaluation"
+    run_bundle(model, "evaluate", scores_dir=str(scores), output_dir=str(evaluation))
+
+    _say(5, "drawing")
+    for case in read_datalist(datalist, "test"):
+        case_figure(
+            case["image"],
+            scores / case["case"] / f"{case['case']}_display.nii.gz",
+            output / "pictures" / f"{case['case']}.png",
+            label=case["label"],
+            names=[f"{name}-like" for name in CONTRASTS],
+            title=case["case"],
+        )
+    return json.loads((evaluation / "metrics.json").read_text())
+
+
+def closing_words(output: str | Path) -> str:
+    """What the demo's lesions were, where its results lie, and the three commands for one's own scans."""
+    output = Path(output)
+    low, high = LESION_RADIUS_MM
+    kinds = "; ".join(
+        f"{kind}: " + ", ".join(f"{channel} x {factor:g}" for channel, factor in factors.items())
+        for kind, factors in LESION_KINDS.items()
+    )
+    return f"""
+The lesions of this made cohort lie in the white matter, {low:g} to {high:g} mm in radius; signal against the white
+matter around them: {kinds}. Half of the test subjects have 2 to 4 of each kind. Made brains are simpler than
+real ones: the table shows that the flow works and that the detector learns, not how well it does in a clinic.
+
+Results in {output}:
+  pictures/              scans with heatmaps and the lesions' outlines
+  scores/CASE/           raw heatmap (NaN outside the brain) and display map (0 to 100), on the grid of the scan
+  evaluation/            metrics.json, detectors.csv, cases.csv, roc.png
+  model/                 a MONAI bundle, ready for `python -m monai.bundle run`
+
+Next, with your own scans (a datalist names them; see README, "Your data"):
+  medanomaly train    --bundle ganomaly --datalist cohort.json --output runs/mine
+  medanomaly score    scan.nii.gz --model runs/mine --brain mask.nii.gz --output out
+  medanomaly evaluate --datalist cohort.json --scores out
+"""
+
+
+def _say(step: int, what: str) -> None:
+    print(f"[{step}/5] {what}", flush=True)

@@ -1,0 +1,121 @@
+"""Pictures: a scan with its heatmap, and ROC curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.figure import Figure
+from nibabel.orientations import aff2axcodes
+from numpy.typing import NDArray
+
+from medanomaly.data.writing import written_whole
+
+
+def case_figure(
+    images: Sequence[str | Path],
+    display: str | Path,
+    path: str | Path,
+    label: str | Path | None = None,
+    names: Sequence[str] = (),
+    title: str = "",
+    n_slices: int = 3,
+) -> None:
+    """Axial slices of a case: its channels, and its heatmap over the first channel with the lesions' outline.
+
+    Shown as radiologists do: the patient's right is on the left of the picture.
+
+    Args:
+        images: files of the channels.
+        display: the display map on the same grid, 0 to 100 (percent of normal brain that scores lower).
+        path: PNG to write.
+        label: lesion mask, outlined in green.
+        names: of the channels.
+        title: above the picture.
+        n_slices: rows; the slices with most lesion, or else with the highest scores.
+    """
+    channels = [_canonical(image) for image in images]
+    heat, lesion = _canonical(display), _canonical(label) if label is not None else None
+    spacing = nib.as_closest_canonical(nib.load(display)).header.get_zooms()
+    weight = lesion[0] > 0 if lesion is not None and (lesion[0] > 0).any() else np.maximum(heat[0] - 99, 0)
+    slices = _spread_slices(weight.sum(axis=(0, 1)), n_slices)
+    rows, columns = len(slices), len(channels) + 1
+    figure = Figure(figsize=(3.1 * columns, 3.3 * rows), facecolor="black", layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, z in enumerate(slices):
+        for column in range(columns):
+            axis = axes[row, column]
+            image = channels[min(column, len(channels) - 1) if column < len(channels) else 0][0]
+            brain = image[heat[0] > 0] if (heat[0] > 0).any() else image
+            low, high = np.percentile(brain, [1, 99.5])
+            axis.imshow(
+                _slice(image, z), cmap="gray", vmin=low, vmax=high, aspect=spacing[1] / spacing[0], origin="lower"
+            )
+            if column == len(channels):
+                shown = _slice(heat[0], z)
+                axis.imshow(
+                    np.ma.masked_less(shown, 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75,
+                    aspect=spacing[1] / spacing[0], origin="lower",
+                )  # fmt: skip
+            if lesion is not None and column == len(channels) and (_slice(lesion[0], z) > 0).any():
+                axis.contour(_slice(lesion[0], z) > 0, levels=[0.5], colors="lime", linewidths=0.8)
+            axis.set_axis_off()
+            if row == 0:
+                name = [
+                    *names,
+                    *(f"channel {n}" for n in range(len(names), len(channels))),
+                    "heatmap (top 10 % of normal)",
+                ][column]
+                axis.set_title(name, color="white", fontsize=9)
+            axis.text(0.02, 0.5, "R", color="white", fontsize=7, transform=axis.transAxes, va="center")
+    if title:
+        figure.suptitle(title, color="white", fontsize=10)
+    _save(figure, path)
+
+
+def roc_figure(result: dict[str, Any], path: str | Path) -> None:
+    """ROC curves of all detectors of an evaluation (paper 003, figures 6 and 7, with the axes the usual way round)."""
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axis = figure.subplots()
+    for row in result["detectors"]:
+        if "roc" in row:
+            label = f"{row['name']}: {row['voxels']['auroc']:.3f}"
+            axis.plot(row["roc"]["fpr"], row["roc"]["tpr"], label=label, linewidth=1.5)
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
+    axis.set(
+        xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005)
+    )
+    axis.legend(loc="lower right", title="AUROC", fontsize=8)
+    _save(figure, path)
+
+
+def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
+    """Voxels (H, W, D) in the RAS order that is nearest, and the affine."""
+    image = nib.as_closest_canonical(nib.load(path))
+    assert aff2axcodes(image.affine) == ("R", "A", "S")
+    return np.asarray(image.dataobj, dtype=np.float32), image.affine
+
+
+def _slice(volume: NDArray[Any], z: int) -> NDArray[Any]:
+    """An axial slice as a picture: anterior up, the patient's right on the left."""
+    return volume[::-1, :, z].T
+
+
+def _spread_slices(weight: NDArray[Any], n: int) -> list[int]:
+    """Up to n slices with much weight that are not neighbours."""
+    gap = max(len(weight) // 16, 1)
+    chosen: list[int] = []
+    for z in np.argsort(weight)[::-1]:
+        if weight[z] > 0 and all(abs(int(z) - other) >= gap for other in chosen):
+            chosen.append(int(z))
+        if len(chosen) == n:
+            break
+    return sorted(chosen) or [len(weight) // 2]
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,0 +1,54 @@
+"""What scoring says of each case, in a file and in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from medanomaly.data.writing import written_whole
+from medanomaly.evaluation import Calibration, case_score
+from medanomaly.report.figures import roc_figure
+from medanomaly.report.tables import detector_table, score_table, show
+
+
+def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
+    """The case score against normals, and how much of the brain is above the voxel threshold.
+
+    Args:
+        case: with ``case`` and ``image`` (paths).
+        output_dir: the folder that scoring wrote to.
+        calibration: of the model, for thresholds from normals.
+    """
+    heatmap_file = Path(output_dir) / case["case"] / f"{case['case']}_heatmap.nii.gz"
+    heatmap = np.asarray(nib.load(heatmap_file).dataobj, dtype=np.float32)
+    scores = heatmap[np.isfinite(heatmap)]
+    score, threshold = case_score(scores), calibration.case_threshold()
+    return {
+        "case": case["case"],
+        "image": case["image"][0],
+        "case_score": score,
+        "case_threshold": threshold,
+        "abnormal": score > threshold,
+        "voxel_threshold": calibration.voxel_threshold(),
+        "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
+        "heatmap": str(heatmap_file),
+    }
+
+
+def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration) -> None:
+    """Write ``cases.csv`` beside the heatmaps and print it as a table."""
+    summaries = [summarise_case(case, output_dir, calibration) for case in cases]
+    with written_whole(Path(output_dir) / "cases.csv") as temporary:
+        pd.DataFrame(summaries).to_csv(temporary, index=False)
+    show(score_table(summaries, calibration.source))
+
+
+def write_evaluation(result: dict[str, Any], output_dir: str | Path) -> None:
+    """Write ``roc.png`` beside the metrics and print the table of detectors."""
+    roc_figure(result, Path(output_dir) / "roc.png")
+    show(detector_table(result))

@@ -1,0 +1,82 @@
+"""Tables that a person reads in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
+    """The rows of an evaluation, in its order: in-brain voxel metrics with intervals, then case-level metrics.
+
+    Args:
+        result: what ``evaluate_cohort`` returns.
+        title: above the table.
+    """
+    table = Table(title=title or f"{result['n_cases']} cases, voxels in the brain only", title_justify="left")
+    table.add_column("detector")
+    for column in (
+        "voxel AUROC",
+        "95 % interval",
+        "AP",
+        "best Dice (oracle)",
+        "case AUROC",
+        "sensitivity",
+        "specificity",
+    ):
+        table.add_column(column, justify="right")
+    for row in result["detectors"]:
+        voxels, case_level = row["voxels"], row.get("case_level", {})
+        interval = row["intervals"].get("auroc")
+        table.add_row(
+            row["name"],
+            number(voxels["auroc"]),
+            f"{number(interval[0])} to {number(interval[1])}" if interval else "-",
+            number(voxels["average_precision"]),
+            number(voxels["best_dice"]),
+            *(number(case_level.get(key)) for key in ("auroc", "sensitivity", "specificity")),
+        )
+    sources = {row["case_level"]["threshold_from"] for row in result["detectors"] if "case_level" in row}
+    notes = [f"case threshold: {'; '.join(sorted(sources))}"] if sources else []
+    prevalence = result["detectors"][0]["voxels"]["prevalence"]
+    table.caption = "; ".join([f"lesion voxels: {100 * prevalence:.2f} % of brain", *notes])
+    table.caption_justify = "left"
+    return table
+
+
+def score_table(summaries: Sequence[dict[str, Any]], normals: str) -> Table:
+    """One row a scored case: how it compares with normal brains.
+
+    Args:
+        summaries: of :func:`medanomaly.report.summaries.summarise_case`.
+        normals: what the thresholds come from.
+    """
+    table = Table(title_justify="left", caption=f"thresholds from {normals}", caption_justify="left")
+    for column in ("case", "case score", "95 % of normals below", "brain above the 99.5 % of normal voxels", "reading"):
+        table.add_column(column, justify="left" if column in ("case", "reading") else "right")
+    for summary in summaries:
+        table.add_row(
+            summary["case"],
+            number(summary["case_score"]),
+            number(summary["case_threshold"]),
+            f"{100 * summary['abnormal_fraction']:.2f} %",
+            "more unusual than normals" if summary["abnormal"] else "within the range of normals",
+        )
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash where a figure is undefined."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def show(table: Table) -> None:
+    """Print, never narrower than a table needs when the output is a file."""
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)

@@ -1,0 +1,129 @@
+"""The real JSON of the bundle, through monai.bundle, on small made NIfTI files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle.workflows import ConfigWorkflow
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "ganomaly"
+CONFIGS = BUNDLE / "configs"
+SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
+
+
+def workflow(config: str, **settings: object) -> ConfigWorkflow:
+    kind = "train" if config == "train" else "infer"
+    made = ConfigWorkflow(str(CONFIGS / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
+    made.initialize()
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ganomaly")
+    workflow("train", bundle_root=str(root), dataset_dir=str(cohort.parent), spacing=[2, 2, 3], **SMALL).run()
+    return root
+
+
+@pytest.fixture(scope="module")
+def scored(cohort: Path, trained: Path) -> Path:
+    workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[2, 2, 3]).run()
+    return trained / "scores"
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_properties_are_complete(config: str, with_data: bool, cohort: Path, tmp_path: Path) -> None:
+    settings = {"dataset_dir": str(cohort.parent)} if with_data else {}
+    assert workflow(config, bundle_root=str(tmp_path), **settings).check_properties() == []
+
+
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
+def test_configs_are_thin(config: str) -> None:
+    assert len((CONFIGS / f"{config}.json").read_text().splitlines()) < 60
+
+
+def test_configs_agree_on_what_the_model_is() -> None:
+    train, inference, evaluate = (json.loads((CONFIGS / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate"))
+    shared = ["in_channels", "spacing", "brain_mask", "spatial_dims", "patch_size", "stride", "planes", "variant", "critic", "score"]
+    for key in [*shared, "network_def", "settings"]:
+        assert train[key] == inference[key], key
+        assert key not in evaluate or evaluate[key] == train[key], key
+    assert train["train"]["preprocessing"] == inference["preprocessing"] == evaluate["preprocessing"]
+
+
+def test_metadata_follows_the_specification() -> None:
+    schema = Path(__file__).with_name("meta_schema.json")
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(schema))
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_network_takes_and_gives_what_the_metadata_says(config: str) -> None:
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / f"{config}.json"),
+        device="cpu",
+    )
+
+
+def test_exports_to_torchscript_with_equal_scores(trained: Path, tmp_path: Path) -> None:
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model.ts"),
+        ckpt_file=str(trained / "models" / "model.pt"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / "inference.json"),
+    )
+    exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
+    network = workflow("inference").network_def
+    network.load_state_dict(torch.load(trained / "models" / "model.pt", weights_only=True))
+    patches = torch.rand(5, 1, 16, 16)
+    torch.testing.assert_close(exported(patches), network.eval()(patches))
+
+
+def test_a_trained_bundle_holds_one_model_and_no_leftovers(trained: Path) -> None:
+    assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", "model.pt"]
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+    assert list((trained / "logs").iterdir()), "TensorBoard events"
+
+
+def test_heatmaps_lie_on_the_grid_of_the_scans(scored: Path, cohort: Path) -> None:
+    for case in json.loads(cohort.read_text())["test"]:
+        scan, brain = (nib.load(cohort.parent / case[key]) for key in ("image", "brain"))
+        inside = np.asarray(brain.dataobj) > 0
+        for kind in ("heatmap", "display"):
+            written = nib.load(scored / case["case"] / f"{case['case']}_{kind}.nii.gz")
+            assert written.shape == scan.shape
+            np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
+            values = np.asarray(written.dataobj)
+            if kind == "heatmap":
+                np.testing.assert_array_equal(np.isfinite(values), inside)
+            else:
+                assert (values[~inside] == 0).all()
+                assert values.min() >= 0
+                assert 50 < values.max() <= 100
+
+
+def test_evaluation_writes_every_table(scored: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
+    settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
+    workflow("evaluate", **settings, output_dir=str(tmp_path)).run()
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    names = [row["name"] for row in result["detectors"]]
+    assert names == ["intensity", "intensity, smoothed", "intensity, equalised", "GANomaly"]
+    assert result["detectors"][0]["voxels"]["auroc"] > 0.99, "the lesion is far brighter than all else"
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "detectors.csv", "cases.csv", "roc.png"}
+
+
+def test_other_settings_than_the_model_was_trained_with_are_refused(trained: Path, cohort: Path) -> None:
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]).run()
+    from medanomaly.errors import plain_message
+
+    assert "spacing = [2, 2, 3]" in (plain_message(caught.value) or "")

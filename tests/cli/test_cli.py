@@ -1,0 +1,152 @@
+"""The command line as a user meets it: the same heatmaps as the bundle's commands, and plain errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from medanomaly import cli
+
+SMALL = ["--set", "patches_per_epoch=128", "--set", "batch_size=64", "--set", "spacing=[2,2,3]"]
+
+
+def medanomaly(*arguments: object) -> int:
+    """Run the command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["medanomaly", *map(str, arguments)])
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run") / "model"
+    assert medanomaly("train", "--datalist", cohort, "--output", root, "--epochs", 1, *SMALL) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def scores(cohort: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scores")
+    assert medanomaly("score", "--datalist", cohort, "--model", model, "--output", out) == 0
+    return out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, medanomaly.cli; print([m for m in ('torch', 'monai', 'numpy', 'nibabel') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_scores_are_those_of_the_bundle_command(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(model / "configs" / "inference.json")]
+    subprocess.run([*command, "--output_dir", str(tmp_path)], check=True, capture_output=True)
+    for case in ("test-0", "test-1"):
+        by_cli, by_bundle = (
+            np.asarray(nib.load(folder / case / f"{case}_heatmap.nii.gz").dataobj) for folder in (scores, tmp_path)
+        )
+        np.testing.assert_array_equal(by_cli, by_bundle)
+
+
+def test_a_single_scan_scores_as_it_does_in_its_cohort(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+    folder = cohort.parent / "test-1"
+    arguments = ["--model", model, "--output", tmp_path, "--brain", folder / "brain.nii.gz"]
+    assert medanomaly("score", folder / "image0.nii.gz", *arguments) == 0
+    alone = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
+    np.testing.assert_array_equal(alone, np.asarray(nib.load(scores / "test-1" / "test-1_heatmap.nii.gz").dataobj))
+
+
+def test_nonzero_mask_serves_brain_extracted_scans(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+    scan = cohort.parent / "test-0" / "image0.nii.gz"
+    assert medanomaly("score", scan, "--model", model, "--output", tmp_path, "--brain", "nonzero") == 0
+    alone = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
+    np.testing.assert_array_equal(alone, np.asarray(nib.load(scores / "test-0" / "test-0_heatmap.nii.gz").dataobj))
+
+
+def test_summary_of_scores(scores: Path) -> None:
+    table = pd.read_csv(scores / "cases.csv")
+    assert list(table["case"]) == ["test-0", "test-1"]
+    assert np.isfinite(table["case_score"]).all()
+    assert table["abnormal_fraction"].between(0, 1).all()
+
+
+def test_evaluate_finds_the_model_that_made_the_scores(cohort: Path, scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medanomaly("evaluate", "--datalist", cohort, "--scores", scores) == 0
+    result = json.loads((scores / "evaluation" / "metrics.json").read_text())
+    assert result["n_cases"] == 2
+    printed = capsys.readouterr().out
+    assert printed.index("intensity") < printed.index("GANomaly"), "the trivial baseline comes first"
+
+
+def test_training_is_resumed_or_refused(cohort: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--datalist", cohort, "--output", model, *SMALL]
+    assert medanomaly(*arguments, "--epochs", 1) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert medanomaly(*arguments, "--epochs", 2, "--resume") == 0
+    assert "epoch 2/2" in "".join(capsys.readouterr())
+
+
+def _two_channels(cohort: Path, tmp_path: Path) -> list[object]:
+    image = cohort.parent / "test-0" / "image0.nii.gz"
+    datalist = tmp_path / "two.json"
+    datalist.write_text(json.dumps({"test": [{"image": [str(image), str(image)], "case": "two"}]}))
+    return ["--datalist", datalist]
+
+
+def _four_d(cohort: Path, tmp_path: Path) -> list[object]:
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8, 3), np.float32), np.eye(4)), tmp_path / "bold.nii.gz")
+    return [tmp_path / "bold.nii.gz", "--brain", "nonzero"]
+
+
+def _empty_mask(cohort: Path, tmp_path: Path) -> list[object]:
+    scan = cohort.parent / "test-0" / "image0.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((40, 44, 20), np.uint8), nib.load(scan).affine), tmp_path / "mask.nii.gz")
+    return [scan, "--brain", tmp_path / "mask.nii.gz"]
+
+
+def _misspelt(cohort: Path, tmp_path: Path) -> list[object]:
+    datalist = tmp_path / "misspelt.json"
+    datalist.write_text(json.dumps({"test": [{"imgae": "a.nii.gz"}]}))
+    return ["--datalist", datalist]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (lambda cohort, tmp: [tmp / "absent.nii.gz", "--brain", "nonzero"], ["absent.nii.gz", "does not exist"]),
+        (lambda cohort, tmp: [cohort.parent / "test-0" / "image0.nii.gz"], ["no brain mask", "nonzero"]),
+        (_four_d, ["bold.nii.gz", "4-D", "(8, 8, 8, 3)"]),
+        (_empty_mask, ["mask", "empty"]),
+        (_two_channels, ["2 image channel(s)", "takes 1"]),
+        (_misspelt, ["'imgae'", "Did you mean 'image'"]),
+        (lambda cohort, tmp: [], ["name the scans"]),
+    ],
+)
+def test_mistakes_end_with_one_plain_message(arguments, words, cohort, model, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    output = tmp_path / "out"
+    assert medanomaly("score", *arguments(cohort, tmp_path), "--model", model, "--output", output) == 1
+    error = capsys.readouterr().err
+    message = error[error.index("Error: ") :]
+    assert all(word in message for word in words), message
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("out/**/*.nii.gz")), "nothing plausible is left behind"
+
+
+def test_the_bundle_command_is_as_plain(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(model / "configs" / "inference.json")]
+    done = subprocess.run([*command, "--datalist", str(tmp_path / "none.json")], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "none.json does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("setting", "words"), [("pach_size=32", "Did you mean 'patch_size'"), ("patch_size", "KEY=VALUE")])
+def test_settings_are_checked(setting: str, words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--set", setting) == 1
+    assert words in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""Small made data that several test folders share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def make_cohort(folder: Path, n_channels: int = 1, sections: tuple[tuple[str, int], ...] = (("training", 2), ("validation", 1), ("test", 2))) -> Path:
+    """Textured ellipsoids of 40 x 44 x 20 voxels of 2 mm, LAS and oblique; the last test case has a bright lesion."""
+    rng = np.random.default_rng(0)
+    shape = (40, 44, 20)
+    grid = np.indices(shape).astype(float)
+    brain = sum(((g - (s - 1) / 2) / (0.42 * s)) ** 2 for g, s in zip(grid, shape, strict=True)) < 1
+    angle = np.deg2rad(6)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]) @ np.diag([-2, 2, 3])
+    affine[:3, 3] = (40, -44, -30)
+    datalist: dict[str, list[dict]] = {}
+    for section, count in sections:
+        for number in range(count):
+            case = f"{section}-{number}"
+            lesion = np.zeros(shape, bool)
+            if section == "test" and number == count - 1:
+                lesion = ((grid - np.array([20, 22, 10])[:, None, None, None]) ** 2).sum(0) < 16
+            files = []
+            for channel in range(n_channels):
+                image = 100 + 20 * np.sin(grid[0] / 3 + number) * np.cos(grid[1] / 4) + rng.normal(0, 2, shape)
+                image[lesion] += 150
+                files.append(f"{case}/image{channel}.nii.gz")
+                write_nifti((image * brain).astype(np.float32), affine, folder / files[-1])
+            write_nifti(brain.astype(np.uint8), affine, folder / case / "brain.nii.gz")
+            write_nifti((lesion & brain).astype(np.uint8), affine, folder / case / "label.nii.gz")
+            entry = {"case": case, "image": files if n_channels > 1 else files[0], "brain": f"{case}/brain.nii.gz"}
+            if section == "test":
+                entry["label"] = f"{case}/label.nii.gz"
+            datalist.setdefault(section, []).append(entry)
+    (folder / "datalist.json").write_text(json.dumps(datalist))
+    return folder / "datalist.json"
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of a cohort of one channel."""
+    return make_cohort(tmp_path_factory.mktemp("cohort"))

@@ -1,0 +1,176 @@
+"""Datalists and command lines: what is read, and what is said of every mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medanomaly.data import cases_from_files, read_datalist
+from medanomaly.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Files that need only exist: a datalist is checked before any volume is read."""
+    for name in ("a/flair.nii.gz", "a/t1.nii.gz", "b/flair.nii.gz", "b/t1.nii.gz", "c.nii", "mask.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def written(folder, content):
+    path = folder / "datalist.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_paths_become_absolute_and_channels_stay_in_order(folder):
+    entry = {
+        "image": ["a/t1.nii.gz", "a/flair.nii.gz"],
+        "brain": "mask.nii.gz",
+        "label": str(folder / "c.nii"),
+        "case": 7,
+    }
+    cases = read_datalist(written(folder, {"test": [entry]}), "test")
+    assert cases == [
+        {
+            "image": [str(folder / "a/t1.nii.gz"), str(folder / "a/flair.nii.gz")],
+            "brain": str(folder / "mask.nii.gz"),
+            "label": str(folder / "c.nii"),
+            "case": "7",
+        }
+    ]
+
+
+def test_relative_paths_start_from_the_base_folder_if_one_is_given(folder):
+    datalist = written(folder, {"test": [{"image": "flair.nii.gz"}]})
+    assert read_datalist(datalist, "test", base_dir=folder / "a")[0]["image"] == [str(folder / "a/flair.nii.gz")]
+    with pytest.raises(InputError, match="does not exist"):
+        read_datalist(datalist, "test")
+
+
+@pytest.mark.parametrize(
+    ("images", "ids"),
+    [
+        (["a/flair.nii.gz", "c.nii"], ["flair", "c"]),
+        (["a/flair.nii.gz", "b/flair.nii.gz"], ["a", "b"]),  # file names repeat: the folder tells the cases apart
+        ([["a/t1.nii.gz", "a/flair.nii.gz"], "c.nii"], ["t1", "c"]),
+    ],
+)
+def test_cases_without_an_id_are_called_after_their_file_or_folder(folder, images, ids):
+    cases = read_datalist(written(folder, {"test": [{"image": image} for image in images]}), "test")
+    assert [case["case"] for case in cases] == ids
+
+
+def test_null_stands_for_a_key_that_is_not_there(folder):
+    entry = {"image": "c.nii", "brain": None, "label": None, "case": None}
+    assert read_datalist(written(folder, {"test": [entry]}), "test") == [
+        {"image": [str(folder / "c.nii")], "case": "c"}
+    ]
+
+
+def test_sections_that_may_be_missing(folder):
+    datalist = written(folder, {"training": [{"image": "c.nii"}], "validation": []})
+    assert read_datalist(None, "training") == []
+    assert read_datalist(datalist, "validation", required=False) == []
+    assert read_datalist(datalist, "test", required=False) == []
+    for section in ("validation", "test"):
+        with pytest.raises(InputError, match=f"no cases in '{section}'.*Add the section"):
+            read_datalist(datalist, section)
+
+
+CASE = {"image": "c.nii"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"test": [}', r"datalist\.json is not valid JSON .*line 1"),
+        ([CASE], "holds a list, but an object with training, validation, test"),
+        ({"tests": [CASE]}, "Did you mean to call 'tests' 'test'"),
+        ({"test": {"image": "c.nii"}}, "'test' is a dict, but a list"),
+        ({"test": ["c.nii"]}, "'test', entry 1 is 'c.nii', but an object with the key 'image'"),
+        ({"test": [CASE, {"images": "c.nii"}]}, "entry 2: unknown key 'images'.*Did you mean 'image'"),
+        ({"test": [CASE | {"xyz": 1}]}, "unknown key 'xyz'; a case has image, brain, label, case. Remove it"),
+        ({"test": [{"brain": "c.nii"}]}, "entry 1 has no 'image'"),
+        ({"test": [{"image": []}]}, "entry 1 has no 'image'"),
+        ({"test": [{"image": None}]}, "entry 1 has no 'image'"),
+        ({"test": [{"image": "d.nii"}]}, r"entry 1: the file .*d\.nii does not exist"),
+        ({"test": [{"image": ["c.nii", "d.nii"]}]}, r"the file .*d\.nii does not exist"),
+        ({"test": [CASE | {"brain": "d.nii"}]}, r"the file .*d\.nii does not exist"),
+        ({"test": [CASE | {"label": "d.nii"}]}, r"the file .*d\.nii does not exist"),
+        ({"test": [CASE, CASE | {"case": "x"}, CASE | {"case": "x"}]}, r"case ids \['x'\] appear more than once"),
+        *(
+            ({"test": [CASE | {"case": bad}]}, "cannot name a folder")
+            for bad in ("", ".", "..", "../up", "/etc", "a/b", "a\\b")
+        ),
+    ],
+)
+def test_a_mistake_is_an_input_error_that_names_it(folder, content, message):
+    with pytest.raises(InputError, match=message):
+        read_datalist(written(folder, content), "test")
+
+
+def test_a_misspelt_section_is_an_error_even_where_the_section_may_be_missing(folder):
+    with pytest.raises(InputError, match="Did you mean to call 'validaton' 'validation'"):
+        read_datalist(written(folder, {"validaton": [CASE]}), "validation", required=False)
+
+
+def test_a_datalist_must_be_a_json_file(folder):
+    with pytest.raises(InputError, match="is a folder"):
+        read_datalist(folder, "test")
+    with pytest.raises(InputError, match="none.json does not exist"):
+        read_datalist(folder / "none.json", "test")
+    (folder / "scan.nii.gz").write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
+    with pytest.raises(InputError, match="scan.nii.gz is not valid JSON"):
+        read_datalist(folder / "scan.nii.gz", "test")
+
+
+def test_a_datalist_is_utf8_whatever_the_locale(folder):
+    (folder / "é.nii").touch()
+    datalist = folder / "datalist.json"
+    datalist.write_bytes('{"test": [{"image": "é.nii"}]}'.encode())
+    assert read_datalist(datalist, "test")[0]["case"] == "é"
+
+
+@pytest.mark.parametrize(
+    ("images", "in_channels", "expected"),
+    [
+        (["c.nii"], 1, [("c", ["c.nii"])]),
+        (["c.nii", "a/t1.nii.gz"], 1, [("c", ["c.nii"]), ("t1", ["a/t1.nii.gz"])]),
+        (["a"], 1, [("flair", ["a/flair.nii.gz"]), ("t1", ["a/t1.nii.gz"])]),  # a folder of NIfTI files
+        (["a/t1.nii.gz", "a/flair.nii.gz"], 2, [("t1", ["a/t1.nii.gz", "a/flair.nii.gz"])]),
+        (["a"], 2, [("flair", ["a/flair.nii.gz", "a/t1.nii.gz"])]),
+        (["dicom"], 1, [("dicom", ["dicom"])]),  # no NIfTI in it: a series
+    ],
+)
+def test_files_on_the_command_line(folder, images, in_channels, expected):
+    (folder / "dicom").mkdir()
+    (folder / "dicom" / "0001.dcm").touch()
+    cases = cases_from_files([folder / image for image in images], in_channels)
+    assert [(case["case"], case["image"]) for case in cases] == [
+        (name, [str(folder / file) for file in files]) for name, files in expected
+    ]
+
+
+def test_a_brain_mask_on_the_command_line(folder):
+    assert cases_from_files([folder / "c.nii"], brain=folder / "mask.nii.gz")[0]["brain"] == str(folder / "mask.nii.gz")
+    channels = [folder / "a/t1.nii.gz", folder / "a/flair.nii.gz"]
+    assert cases_from_files(channels, 2, folder / "mask.nii.gz")[0]["brain"] == str(folder / "mask.nii.gz")
+    with pytest.raises(InputError, match="one brain mask was given for 2 scans"):
+        cases_from_files(channels, 1, folder / "mask.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("images", "in_channels", "message"),
+    [
+        (["d.nii"], 1, r"command line: the file .*d\.nii does not exist"),
+        (["c.nii"], 2, "1 image file.* takes 2 channels"),
+        (["a", "c.nii"], 2, "3 image file.* takes 2 channels"),
+        (["c.nii", "c.nii"], 1, "appear more than once"),
+    ],
+)
+def test_mistakes_on_the_command_line(folder, images, in_channels, message):
+    with pytest.raises(InputError, match=message):
+        cases_from_files([folder / image for image in images], in_channels)

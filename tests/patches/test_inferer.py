@@ -1,0 +1,220 @@
+"""The heatmap against a loop over patches in the volume's own axes, and against MONAI's sliding windows."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import sliding_window_inference
+from monai.transforms import SpatialPad
+from torch import nn
+
+from medanomaly.errors import InputError
+from medanomaly.patches import PatchScoreInferer
+
+CLOSE = {"rtol": 0, "atol": 1e-5, "equal_nan": True}
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+# (patch_size, stride, spatial_dims, plane, volume)
+SETTINGS = [
+    (8, 4, 2, "axial", (19, 13, 5)),
+    (8, 3, 2, "coronal", (21, 4, 17)),
+    (8, 2, 2, "sagittal", (3, 11, 18)),
+    (8, 8, 2, "axial", (23, 9, 3)),
+    (8, 4, 2, "axial", (5, 17, 3)),  # smaller than a patch
+    (8, 4, 2, "sagittal", (2, 7, 5)),
+    (6, 2, 3, "axial", (11, 9, 13)),
+    (6, 3, 3, "axial", (7, 15, 6)),
+    (6, 4, 3, "axial", (5, 9, 4)),  # smaller than a patch
+]
+
+
+class Scorer(nn.Module):
+    """A score that depends on the place of every voxel and channel in the patch; ``kind`` is "patch" or "voxel"."""
+
+    def __init__(self, kind, patch_size, spatial_dims, in_channels=2):
+        super().__init__()
+        self.kind, self.in_channels, self.batches = kind, in_channels, []
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.rand((in_channels,) + (patch_size,) * spatial_dims, generator=generator) - 0.3
+
+    def forward(self, patches):
+        assert patches.shape[1:] == self.weight.shape
+        self.batches.append(len(patches))
+        weighted = patches * self.weight
+        if self.kind == "voxel":
+            return torch.sin(3 * weighted).sum(dim=1, keepdim=True)
+        return torch.sin(weighted.flatten(1).sum(dim=1, keepdim=True))
+
+
+def made_volume(shape, channels=2, seed=0):
+    return torch.rand((1, channels, *shape), generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+def odd_mask(shape, seed=0):
+    """A few lone voxels and one ragged blob: most patches miss it."""
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.01
+    h, w, d = (size // 2 for size in shape)
+    mask[h : h + 2, w:, d] = True
+    return mask
+
+
+def loop_over_patches(volume, mask, network, patch_size, stride, spatial_dims, plane):
+    """Mean of the covering patches' scores, one patch at a time; volume (C, H, W, D), mask (H, W, D)."""
+    window = [patch_size] * 3
+    if spatial_dims == 2:
+        window[AXES[plane]] = 1
+    padded = SpatialPad([max(w, s) for w, s in zip(window, mask.shape, strict=True)])
+    volume, mask, inside = (padded(x).as_tensor() for x in (volume, mask[None], torch.ones_like(mask)[None]))
+    sums, counts = torch.zeros(mask.shape[1:]), torch.zeros(mask.shape[1:])
+    steps = [stride if w == patch_size else 1 for w in window]
+    axes = [
+        [slice(start, start + w) for start in [*range(0, size - w, step), size - w]]
+        for size, w, step in zip(mask.shape[1:], window, steps, strict=True)
+    ]
+    for where in product(*axes):
+        if not mask[0][where].any():
+            continue
+        patch = volume[(slice(None), *where)]
+        # a cube is shown slice by slice: (C, D, H, W)
+        patch = patch.squeeze(1 + AXES[plane]) if spatial_dims == 2 else patch.permute(0, 3, 1, 2)
+        score = network(patch[None])[0]
+        if score.ndim > 1:
+            score = score[0].unsqueeze(AXES[plane]) if spatial_dims == 2 else score[0].permute(1, 2, 0)
+        sums[where] += score
+        counts[where] += 1
+    heatmap = torch.where(counts > 0, sums / counts, torch.nan)
+    return heatmap[inside[0] > 0].view(tuple(inside[0].sum(dim=d).max() for d in range(3)))
+
+
+def monai_windows(volume, network, patch_size, stride, spatial_dims, plane):
+    """The same from ``sliding_window_inference``, which shows every patch of a volume (1, C, H, W, D)."""
+    overlap = 1 - stride / patch_size - (1e-9 if stride < patch_size else 0)  # MONAI rounds the step down
+    window, overlap = [patch_size] * 3, [overlap] * 3
+    thin = 2 + AXES[plane]
+    if spatial_dims == 2:
+        window[AXES[plane]], overlap[AXES[plane]] = 1, 0.0
+
+    def predictor(patches):
+        shown = patches.squeeze(thin) if spatial_dims == 2 else patches.permute(0, 1, 4, 2, 3)
+        scores = network(shown)
+        if scores.ndim == 2:
+            return scores.view(-1, 1, 1, 1, 1).expand(-1, 1, *window).clone()
+        return (scores.unsqueeze(thin) if spatial_dims == 2 else scores.permute(0, 1, 3, 4, 2)).clone()
+
+    return sliding_window_inference(volume, window, 7, predictor, overlap=overlap, mode="constant")
+
+
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_equals_a_loop_over_the_patches_that_touch_the_mask(setting, kind):
+    patch_size, stride, spatial_dims, plane, shape = setting
+    network = Scorer(kind, patch_size, spatial_dims)
+    volume, mask = made_volume(shape), odd_mask(shape)
+    expected = loop_over_patches(volume[0], mask, network, patch_size, stride, spatial_dims, plane)
+    visited, network.batches = len(network.batches), []
+    heatmap = PatchScoreInferer(patch_size, stride, spatial_dims, [plane], batch_size=5)(
+        volume, network, mask=mask[None, None]
+    )
+    assert heatmap.shape == (1, 1, *shape) and heatmap.dtype == torch.float32
+    assert torch.allclose(heatmap[0, 0], expected, **CLOSE)
+    assert sum(network.batches) == visited and max(network.batches) <= 5
+    assert not torch.isnan(heatmap[0, 0][mask]).any()
+
+
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_equals_monai_sliding_windows_on_a_whole_volume(setting, kind):
+    patch_size, stride, spatial_dims, plane, shape = setting
+    network = Scorer(kind, patch_size, spatial_dims)
+    volume = made_volume(shape)
+    expected = monai_windows(volume, network, patch_size, stride, spatial_dims, plane)
+    heatmap = PatchScoreInferer(patch_size, stride, spatial_dims, [plane])(volume, network)
+    assert torch.allclose(heatmap, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize("planes", [("axial", "coronal"), ("sagittal", "axial", "coronal")], ids=str)
+def test_planes_are_averaged_where_they_have_a_score(planes, kind):
+    shape = (17, 13, 12)
+    network, volume, mask = Scorer(kind, 8, 2), made_volume(shape), odd_mask(shape)
+    each = torch.stack([loop_over_patches(volume[0], mask, network, 8, 4, 2, plane) for plane in planes])
+    scored = ~torch.isnan(each)
+    expected = torch.nan_to_num(each).sum(0) / scored.sum(0)  # 0 / 0 is NaN
+    assert (scored.any(0) & ~scored.all(0)).any()  # some voxels are reached in one plane only
+    heatmap = PatchScoreInferer(8, 4, 2, planes)(volume, network, mask=mask[None, None])
+    assert torch.allclose(heatmap[0, 0], expected, **CLOSE)
+
+
+def test_volumes_of_a_batch_are_scored_each_with_its_own_mask():
+    shape = (13, 14, 5)
+    volumes = torch.cat([made_volume(shape, seed=1), made_volume(shape, seed=2)])
+    masks = torch.stack([odd_mask(shape, seed=1), odd_mask(shape, seed=2).flip(0)])[:, None]
+    network = Scorer("patch", 8, 2)
+    heatmaps = PatchScoreInferer(8, 4)(volumes, network, mask=masks)
+    assert heatmaps.shape == (2, 1, *shape)
+    for volume, mask, heatmap in zip(volumes, masks, heatmaps, strict=True):
+        expected = loop_over_patches(volume, mask[0], network, 8, 4, 2, "axial")
+        assert torch.allclose(heatmap[0], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize("batch_size", [1, 3, 10_000])
+def test_batch_size_changes_nothing(batch_size, kind):
+    volume, network = made_volume((13, 14, 5)), Scorer(kind, 8, 2)
+    heatmap = PatchScoreInferer(8, 4, batch_size=batch_size)(volume, network)
+    assert torch.allclose(heatmap, PatchScoreInferer(8, 4, batch_size=64)(volume, network), **CLOSE)
+
+
+def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
+    shape = (20, 18, 4)
+    volume, network = made_volume(shape), Scorer("patch", 8, 2)
+    volume[:, 0, 8:] = 0
+    volume[:, 1, 4:] = 0
+    volume[:, :, :, 9:] = 0
+    mask = torch.zeros(1, 1, *shape)
+    mask[:, :, :8, :9] = 1
+    inferer = PatchScoreInferer(8, 4)
+    heatmap = inferer(volume, network)
+    assert torch.allclose(heatmap, inferer(volume, network, mask=mask), **CLOSE)
+    assert torch.isnan(heatmap).any() and not torch.isnan(heatmap[mask > 0]).any()
+
+
+def test_an_empty_mask_gives_no_score_and_asks_for_none():
+    network = Scorer("patch", 8, 2)
+    heatmap = PatchScoreInferer(8, 4)(made_volume((9, 9, 3)), network, mask=torch.zeros(1, 1, 9, 9, 3))
+    assert torch.isnan(heatmap).all() and network.batches == []
+
+
+def test_meta_tensors_give_the_same_plain_heatmap():
+    volume, mask = made_volume((13, 14, 5)), odd_mask((13, 14, 5))[None, None]
+    network, inferer = Scorer("voxel", 8, 2), PatchScoreInferer(8, 4)
+    heatmap = inferer(MetaTensor(volume), network, mask=MetaTensor(mask.float()))
+    assert type(heatmap) is torch.Tensor
+    assert torch.equal(heatmap.nan_to_num(-9), inferer(volume, network, mask=mask).nan_to_num(-9))
+
+
+def test_further_arguments_reach_the_network():
+    def network(patches, scale, shift=0.0):
+        return torch.full((len(patches), 1), float(scale + shift))
+
+    heatmap = PatchScoreInferer(8, 4)(made_volume((8, 8, 1)), network, 2, shift=0.5)
+    assert torch.equal(heatmap, torch.full((1, 1, 8, 8, 1), 2.5))
+
+
+@pytest.mark.parametrize(
+    ("volume", "mask", "message"),
+    [
+        (torch.ones(1, 3, 8, 8, 2), None, r"has 3 channel\(s\), but the detector takes 2"),
+        (torch.ones(2, 8, 8, 2), None, r"shape \(2, 8, 8, 2\), but \(batch, channel, H, W, D\) is needed"),
+        (torch.ones(1, 2, 8, 8, 2), torch.ones(1, 1, 8, 8, 1), r"mask has shape \(1, 1, 8, 8, 1\)"),
+        (torch.ones(1, 2, 8, 8, 2), torch.ones(2, 1, 8, 8, 2), r"mask has shape \(2, 1, 8, 8, 2\)"),
+        (torch.full((1, 2, 8, 8, 2), torch.nan), None, "not finite"),
+        (torch.full((1, 2, 8, 8, 2), torch.inf), None, "not finite"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(volume, mask, message):
+    with pytest.raises(InputError, match=message):
+        PatchScoreInferer(8, 4)(volume, Scorer("patch", 8, 2), mask=mask)

@@ -1,0 +1,194 @@
+"""Every voxel of the made volumes holds a number of its own, so a drawn patch tells where it was cut and how it lies."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from medanomaly.errors import ConfigError, InputError
+from medanomaly.patches import PatchSampler
+
+SHAPE = (13, 11, 12)
+P = 4
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+def numbered_case(first=0, channels=1):
+    """Channel c of the voxel number n holds n + first + c * 1e6; the brain is an odd block, the label a few voxels of it."""
+    numbers = torch.arange(torch.Size(SHAPE).numel(), dtype=torch.float32).view(1, *SHAPE) + first
+    image = torch.cat([numbers + 1e6 * channel for channel in range(channels)])
+    brain, label = torch.zeros(2, 1, *SHAPE)
+    brain[:, 3:10, 4:8, 4:11] = 1
+    brain[:, 5, 5] = 0
+    label[:, 8, 4, 6] = label[:, 4, 7, 9:11] = 1
+    return {"image": image, "brain": brain, "label": label, "case": f"case_{first}"}
+
+
+def directions_of(patch, spatial_dims, plane):
+    """For each axis of a patch (C, p, p[, p]), the axis of the volume and the sense that it runs in."""
+    numbers = patch[0].long()
+    voxels = torch.stack(torch.unravel_index(numbers, SHAPE))  # (3, p, p[, p])
+    directions = []
+    for axis in range(spatial_dims):
+        step = voxels.diff(dim=1 + axis).flatten(1)
+        assert (step == step[:, :1]).all()  # a straight patch, one voxel a step
+        (volume_axis,) = torch.nonzero(step[:, 0]).flatten().tolist()
+        directions.append((volume_axis, int(step[volume_axis, 0])))
+    if spatial_dims == 2:
+        assert {axis for axis, _ in directions} == {0, 1, 2} - {AXES[plane]}
+    return directions
+
+
+def voxels_of(volume, patch):
+    """The values of ``volume`` (1, H, W, D) where the voxels of a numbered patch lie."""
+    return volume.flatten()[patch[0].long().flatten()]
+
+
+def draw(dataset, n=300, epoch=1, **settings):
+    settings = {"patch_size": P, "batch_size": 1, "patches_per_epoch": n, **settings}
+    sampler = PatchSampler(dataset, **settings)
+    sampler.set_epoch(epoch)
+    return torch.cat(list(sampler))
+
+
+@pytest.mark.parametrize(
+    ("spatial_dims", "plane", "expected", "mirrored"),
+    [
+        (2, "axial", [(0, 1), (1, 1)], [(0, -1), (1, 1)]),
+        (2, "coronal", [(0, 1), (2, 1)], [(0, -1), (2, 1)]),
+        (2, "sagittal", [(1, 1), (2, 1)], None),  # left to right is not in the plane
+        (3, "axial", [(2, 1), (0, 1), (1, 1)], [(2, 1), (0, -1), (1, 1)]),
+    ],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_patches_are_cut_from_the_brain_beside_the_lesion(spatial_dims, plane, expected, mirrored, flip):
+    case = numbered_case()
+    patches = draw([case], n=400, spatial_dims=spatial_dims, planes=[plane], flip=flip)
+    directions = []
+    for patch in patches:
+        directions.append(directions_of(patch, spatial_dims, plane))
+        assert voxels_of(case["brain"], patch).any()
+        assert not voxels_of(case["label"], patch).any()
+    if flip and mirrored:
+        assert directions.count(expected) + directions.count(mirrored) == 400
+        assert 150 < directions.count(mirrored) < 250  # half; five standard deviations
+    else:
+        assert directions.count(expected) == 400
+
+
+def test_every_allowed_patch_is_drawn_and_equally_often():
+    brain, label = torch.zeros(2, 1, 6, 6, 2)
+    brain[:, 2:, :, 1] = 1
+    label[:, 5, 5, 1] = 1
+    case = {"image": torch.arange(72.0).view(1, 6, 6, 2), "brain": brain, "label": label}
+    patches = draw([case], n=8000, flip=False)
+    corners, counts = torch.unique(patches[:, 0, 0, 0], return_counts=True)
+    allowed = [(i * 6 + j) * 2 + 1 for i in range(3) for j in range(3) if (i, j) != (2, 2)]
+    assert corners.tolist() == allowed
+    assert (counts - 1000).abs().max() < 150  # five standard deviations
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.75, 1.0])
+def test_the_least_share_of_brain_is_kept_and_reached(fraction):
+    case = numbered_case()
+    patches = draw([case], n=2000, min_brain_fraction=fraction)
+    shares = torch.stack([voxels_of(case["brain"], patch).mean() for patch in patches])
+    reachable = torch.arange(1, P * P + 1) / P**2
+    assert float(shares.min()) == float(reachable[reachable >= fraction].min())
+
+
+def test_cases_and_planes_are_equally_likely_whatever_their_size():
+    small = numbered_case(first=0)
+    small["brain"][:, :, 6:] = 0
+    dataset = [small, numbered_case(first=10_000), numbered_case(first=20_000)]
+    patches = draw(dataset, n=6000, planes=["axial", "sagittal"], flip=False)
+    case = (patches[:, 0, 0, 0] // 10_000).long()
+    axial = patches[:, 0, 1, 0] - patches[:, 0, 0, 0] == SHAPE[1] * SHAPE[2]
+    counts = torch.bincount(case * 2 + axial.long())
+    assert len(counts) == 6 and (counts - 1000).abs().max() < 150  # five standard deviations
+
+
+def test_channels_are_cut_together():
+    patches = draw([numbered_case(channels=3)])
+    assert torch.equal(patches[:, 1], patches[:, 0] + 1e6) and torch.equal(patches[:, 2], patches[:, 0] + 2e6)
+
+
+def test_the_draw_follows_seed_and_epoch_alone():
+    dataset = [numbered_case(), numbered_case(10_000)]
+    same = draw(dataset, seed=3, epoch=2)
+    torch.manual_seed(99)
+    sampler = PatchSampler(dataset, P, batch_size=1, patches_per_epoch=300, seed=3)
+    sampler.set_epoch(1)
+    other_epoch = torch.cat(list(sampler))
+    sampler.set_epoch(2)
+    assert torch.equal(torch.cat(list(sampler)), same)  # after another epoch
+    assert torch.equal(torch.cat(list(sampler)), same)  # again
+    others = [same, other_epoch, draw(dataset, seed=4, epoch=2), draw(dataset, seed=3, epoch=3)]
+    assert not any(torch.equal(a, b) for a, b in pairwise(others))
+
+
+@pytest.mark.parametrize(("spatial_dims", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_batches_are_full_and_channels_last(spatial_dims, layout):
+    sampler = PatchSampler(
+        [numbered_case(channels=2)], P, spatial_dims=spatial_dims, batch_size=7, patches_per_epoch=40
+    )
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 5
+    for batch in batches:
+        assert batch.shape == (7, 2) + (P,) * spatial_dims
+        assert batch.is_contiguous(memory_format=layout)
+
+
+def test_the_order_of_cases_is_shuffled():
+    patches = draw([numbered_case(), numbered_case(10_000)], n=200)
+    first_half = (patches[:100, 0, 0, 0] >= 10_000).sum()
+    assert 25 < first_half < 75  # five standard deviations
+
+
+def test_meta_tensors_and_cases_without_label_or_with_label_none():
+    case = numbered_case()
+    case["label"][:] = 0
+    unlabelled = {key: MetaTensor(value) for key, value in case.items() if key in ("image", "brain")}
+    patches = draw([unlabelled])
+    assert type(patches) is torch.Tensor
+    assert torch.equal(patches, draw([case])) and torch.equal(patches, draw([case | {"label": None}]))
+
+
+def test_a_volume_smaller_than_a_patch_is_padded_with_zeros():
+    case = {"image": torch.full((1, 2, 9, 3), 5.0), "brain": torch.ones(1, 2, 9, 3)}
+    patches = draw([case], flip=False)
+    assert patches.shape[1:] == (1, P, P)
+    assert (patches[:, :, 1:3] == 5).all() and (patches[:, :, [0, 3]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        (lambda case: case["brain"].zero_(), {}),
+        (lambda case: case["label"].copy_(case["brain"]), {}),
+        (lambda case: None, {"min_brain_fraction": 1.0, "patch_size": 9}),
+    ],
+    ids=["no brain", "all lesion", "brain too small"],
+)
+def test_a_case_without_a_patch_is_named(change, settings):
+    cases = [numbered_case(), numbered_case(10_000)]
+    change(cases[1])
+    if settings:
+        cases[0]["brain"][:] = 1
+        cases[0]["label"][:] = 0
+    with pytest.raises(InputError, match="the case case_10000 has no patch"):
+        draw(cases, **settings)
+
+
+def test_an_empty_cohort_is_refused_at_the_first_draw():
+    sampler = PatchSampler([], P)
+    with pytest.raises(InputError, match="there are no training cases"):
+        next(iter(sampler))
+
+
+def test_an_epoch_shorter_than_a_batch_is_refused():
+    with pytest.raises(ConfigError, match="patches_per_epoch=100 must be at least batch_size=128"):
+        PatchSampler([numbered_case()], patches_per_epoch=100)

@@ -1,0 +1,148 @@
+"""Every source of a brain mask, and what is said when it gives none."""
+
+from __future__ import annotations
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medanomaly.data import LoadCased
+from medanomaly.errors import ConfigError, InputError
+from medanomaly.preprocessing import BrainMaskd
+
+SHAPE = (6, 7, 5)
+AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
+# An 'extractor': the mask is where the image exceeds 5, written with the last axis turned round.
+EXTRACTOR = """
+import sys
+import nibabel as nib
+import numpy as np
+image = nib.load(sys.argv[1])
+mask = nib.Nifti1Image((np.asarray(image.dataobj) > 5).astype(np.uint8), image.affine)
+nib.save(mask.as_reoriented(np.array([[0, 1], [1, 1], [2, -1]])), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """The file of a scan with 0 outside a block, and 1 to 9 in it."""
+    array = np.zeros(SHAPE, np.float32)
+    array[1:5, 2:6, 1:4] = np.random.default_rng(0).integers(1, 10, (4, 4, 3))
+    nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / "scan.nii.gz")
+    return tmp_path / "scan.nii.gz"
+
+
+def with_mask(scan, mask):
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), AFFINE), scan.with_name("mask.nii.gz"))
+    return str(scan.with_name("mask.nii.gz"))
+
+
+def voxels(scan):
+    return np.asarray(nib.load(scan).dataobj)
+
+
+def command(tmp_path, script):
+    (tmp_path / "extract it.py").write_text(script)
+    return f"'{sys.executable}' '{tmp_path / 'extract it.py'}' {{image}} {{mask}}"
+
+
+def brain_of(scan, source, **keys):
+    return BrainMaskd(source)(LoadCased()({"image": str(scan), **keys}))["brain"]
+
+
+def test_given(scan):
+    mask = voxels(scan) > 3
+    brain = brain_of(scan, "given", brain=with_mask(scan, mask))
+    np.testing.assert_array_equal(brain[0], mask)
+    np.testing.assert_allclose(brain.affine, AFFINE)
+
+
+def test_nonzero_in_some_channel(scan):
+    second = np.zeros(SHAPE, np.float32)
+    second[0, 0, 0] = -1
+    nib.save(nib.Nifti1Image(second, AFFINE), scan.with_name("second.nii"))
+    case = LoadCased()({"image": [str(scan), str(scan.with_name("second.nii"))]})
+    np.testing.assert_array_equal(BrainMaskd("nonzero")(case)["brain"][0], (voxels(scan) != 0) | (second != 0))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda image: image[0] > 5,
+        lambda image: image > 5,
+        lambda image: np.asarray(image[0] > 5).astype(np.uint8) * 255,
+    ],
+)
+def test_a_callable(scan, source):
+    brain = brain_of(scan, source)
+    assert brain.shape == (1, *SHAPE) and brain.dtype == torch.float32
+    np.testing.assert_array_equal(brain[0], voxels(scan) > 5)
+
+
+def test_a_command_line_whose_paths_have_blanks_and_whose_mask_is_flipped(scan):
+    brain = brain_of(scan, command(scan.parent, EXTRACTOR))
+    np.testing.assert_array_equal(brain[0], voxels(scan) > 5)
+    np.testing.assert_allclose(brain.affine, AFFINE)
+
+
+@pytest.mark.parametrize("source", ["given", lambda image: 1 / 0, "no-such-program {image} {mask}"])
+def test_a_mask_that_the_case_names_need_not_be_computed(scan, source):
+    mask = voxels(scan) > 3
+    np.testing.assert_array_equal(brain_of(scan, source, brain=with_mask(scan, mask))[0], mask)
+
+
+def test_nonzero_wins_over_a_mask_that_the_case_names(scan):
+    brain = brain_of(scan, "nonzero", brain=with_mask(scan, voxels(scan) > 3))
+    np.testing.assert_array_equal(brain[0], voxels(scan) != 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            "import sys; sys.exit('no GPU here')",
+            r"failed on .*scan.nii.gz \(exit 1, mask written: False\)(?s:.*)no GPU here",
+        ),
+        ("print('done')", r"exit 0, mask written: False(?s:.*)done"),
+        (EXTRACTOR + "sys.exit(3)", "exit 3, mask written: True"),
+        (EXTRACTOR.replace("> 5", "> 50"), "brain mask of .*scan.nii.gz is empty"),
+    ],
+)
+def test_a_command_that_fails(scan, script, message):
+    with pytest.raises(InputError, match=message):
+        brain_of(scan, command(scan.parent, script))
+
+
+def test_a_program_that_is_missing_or_cannot_be_run(scan):
+    with pytest.raises(InputError, match="'no-such-program' is not installed"):
+        brain_of(scan, "no-such-program {image} {mask}")
+    with pytest.raises(InputError, match="scan.nii.gz' cannot be run: Permission denied"):  # a file, but no program
+        brain_of(scan, f"{scan} {{image}} {{mask}}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("given", "scan.nii.gz has no brain mask: name one under 'brain'"),
+        (lambda image: np.zeros(SHAPE), "scan.nii.gz is empty"),
+        (lambda image: np.ones(SHAPE[::-1]), r"has shape \(1, 5, 7, 6\), but \(1, 6, 7, 5\) is needed"),
+        (lambda image: np.ones((2, *SHAPE)), r"has shape \(2, 6, 7, 5\)"),
+    ],
+)
+def test_a_mask_that_cannot_be_used(scan, source, message):
+    with pytest.raises(InputError, match=message):
+        brain_of(scan, source)
+
+
+def test_a_given_mask_that_is_empty(scan):
+    with pytest.raises(InputError, match="scan.nii.gz is empty"):
+        brain_of(scan, "given", brain=with_mask(scan, np.zeros(SHAPE)))
+
+
+@pytest.mark.parametrize("source", ["gven", "hd-bet -i {image}", "", None])
+def test_an_unknown_source_is_a_config_error(source):
+    with pytest.raises(ConfigError, match="use 'given', 'nonzero', a callable, or a command line"):
+        BrainMaskd(source)

@@ -1,0 +1,85 @@
+"""Percentile normalisation against NumPy on the voxels of the brain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Flip
+
+from medanomaly.errors import ConfigError, InputError
+from medanomaly.preprocessing import NormalisePercentiles, NormalisePercentilesd
+
+SHAPE = (9, 8, 7)
+
+
+def volume(n_channels=2):
+    """Skewed intensities of another scale in each channel, and a background that would move the percentiles."""
+    rng = np.random.default_rng(0)
+    brain = np.zeros((1, *SHAPE), np.float32)
+    brain[:, 2:7, 1:7, 2:6] = 1
+    image = rng.gamma(2, 100 * 10.0 ** np.arange(n_channels)[:, None, None, None], (n_channels, *SHAPE))
+    image[:, brain[0] == 0] = rng.choice([-5000, 90_000], (n_channels, int((brain == 0).sum())))
+    return image.astype(np.float32), brain
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3])
+@pytest.mark.parametrize(("lower", "upper"), [(5, 95), (0, 100), (1, 99), (2.5, 50)])
+@pytest.mark.parametrize("clip", [False, True])
+def test_each_channel_runs_from_0_to_1_between_its_percentiles_in_the_brain(n_channels, lower, upper, clip):
+    image, brain = volume(n_channels)
+    result = NormalisePercentiles(lower, upper, clip)(torch.from_numpy(image), torch.from_numpy(brain)).numpy()
+    inside = brain[0] > 0
+    for channel in range(n_channels):
+        low, high = np.percentile(image[channel][inside], [lower, upper])
+        expected = (image[channel] - low) / (high - low)
+        expected = np.clip(expected, 0, 1) if clip else expected
+        np.testing.assert_allclose(result[channel], np.where(inside, expected, 0), atol=1e-5)
+    assert result.dtype == np.float32
+
+
+def test_a_lesion_brighter_than_all_stays_so_unless_clipped():
+    image, brain = volume(1)
+    image[0, 4, 4, 4] = 30_000
+    tensors = torch.from_numpy(image), torch.from_numpy(brain)
+    unclipped, clipped = NormalisePercentiles()(*tensors), NormalisePercentiles(clip=True)(*tensors)
+    assert unclipped[0, 4, 4, 4] == unclipped.max() > 10
+    assert clipped[0, 4, 4, 4] == clipped.max() == 1
+
+
+def test_scale_and_offset_of_the_scanner_do_not_matter():
+    image, brain = volume()
+    results = [NormalisePercentiles()(torch.from_numpy(x), torch.from_numpy(brain)) for x in (image, 7 * image + 300)]
+    np.testing.assert_allclose(*results, atol=1e-4)
+
+
+def test_affine_and_history_are_those_of_the_image_and_not_of_the_mask():
+    image, brain = volume()
+    affine = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0]))
+    moved = Flip(0)(MetaTensor(torch.from_numpy(image), affine=affine))
+    mask = MetaTensor(torch.from_numpy(brain), affine=torch.eye(4))
+    result = NormalisePercentilesd()({"image": moved, "brain": mask})["image"]
+    assert [step["class"] for step in result.applied_operations] == ["Flip"]
+    np.testing.assert_array_equal(result.affine, moved.affine)
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_a_constant_channel_is_an_error_that_names_channel_and_file(channel):
+    image, brain = volume()
+    image[channel, brain[0] > 0] = 12.5
+    tensor = MetaTensor(torch.from_numpy(image), meta={"filename_or_obj": "scan.nii"})
+    with pytest.raises(InputError, match=rf"channel {channel} of scan\.nii is constant in the brain .*12\.5"):
+        NormalisePercentiles()(tensor, torch.from_numpy(brain))
+
+
+def test_an_empty_brain_is_an_error():
+    image, brain = volume()
+    with pytest.raises(InputError, match="empty after resampling"):
+        NormalisePercentilesd()({"image": torch.from_numpy(image), "brain": torch.from_numpy(0 * brain)})
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(95, 5), (50, 50), (-1, 95), (5, 101)])
+def test_percentiles_that_do_not_rise_are_a_config_error(lower, upper):
+    with pytest.raises(ConfigError, match="must rise within 0 to 100"):
+        NormalisePercentiles(lower, upper)
