@@ -121,7 +121,8 @@ def score(
     write_provenance(output, model, cases, settings)
     write_score_summary(cases, output, Calibration.load(model / "models" / "calibration.json"))
     print(
-        f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain below)."
+        f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
+        "that scores lower)."
     )
 
 

@@ -20,7 +20,11 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:
     return path
 
 
-def make_cohort(folder: Path, n_channels: int = 1, sections: tuple[tuple[str, int], ...] = (("training", 2), ("validation", 1), ("test", 2))) -> Path:
+def make_cohort(
+    folder: Path,
+    n_channels: int = 1,
+    sections: tuple[tuple[str, int], ...] = (("training", 2), ("validation", 1), ("test", 2)),
+) -> Path:
     """Textured ellipsoids of 40 x 44 x 20 voxels of 2 mm, LAS and oblique; the last test case has a bright lesion."""
     rng = np.random.default_rng(0)
     shape = (40, 44, 20)
@@ -28,7 +32,9 @@ def make_cohort(folder: Path, n_channels: int = 1, sections: tuple[tuple[str, in
     brain = sum(((g - (s - 1) / 2) / (0.42 * s)) ** 2 for g, s in zip(grid, shape, strict=True)) < 1
     angle = np.deg2rad(6)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]) @ np.diag([-2, 2, 3])
+    affine[:3, :3] = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    ) @ np.diag([-2, 2, 3])
     affine[:3, 3] = (40, -44, -30)
     datalist: dict[str, list[dict]] = {}
     for section, count in sections:

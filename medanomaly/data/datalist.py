@@ -19,8 +19,9 @@ def read_datalist(
 ) -> list[dict[str, Any]]:
     """The cases of one section, with absolute paths and a ``case`` id each.
 
-    A datalist is ``{"training": [...], "validation": [...], "test": [...]}``; a case is ``{"image": path or [path, ...],
-    "brain": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths are channels.
+    A datalist is ``{"training": [...], "validation": [...], "test": [...]}``; a case is ``{"image": path or
+    [path, ...], "brain": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths are
+    channels.
 
     Args:
         datalist: the JSON file; None, the default of the bundles, gives no cases.

@@ -18,9 +18,9 @@ from scipy import ndimage
 
 Array = NDArray[np.float32]
 
-# Signal of (grey matter, white matter, CSF), in units of white matter. FLAIR: CSF is dark, cortex brighter than white matter.
+# Signal of (grey matter, white matter, CSF), in units of white matter. On FLAIR, CSF is dark and cortex the brightest.
 CONTRASTS = {"flair": (1.25, 1.0, 0.25), "t1": (0.68, 1.0, 0.30)}
-# Signal of a lesion, in units of the white matter around it, as (channel -> factor). Their shapes and sizes are the same.
+# Signal of a lesion in units of the white matter around it, for each channel; shapes and sizes do not differ.
 LESION_KINDS = {"bright": {"flair": 1.75, "t1": 0.75}, "dark": {"flair": 0.45, "t1": 0.60}}
 LESION_RADIUS_MM = (4.0, 9.0)
 LESIONS_PER_KIND = (2, 4)
@@ -177,7 +177,7 @@ def _smooth_field(world: Array, rng: np.random.Generator, spacing: float, sd: fl
 
 
 def _lesions(world: Array, wm: Array, taken: NDArray[np.uint8], rng: np.random.Generator) -> Array:
-    """Volume fraction (0 to 1) of a few blobs deep in the white matter and clear of those already ``taken``: (H, W, D)."""
+    """Volume fraction (0 to 1) of a few blobs in deep white matter, clear of those already ``taken``: (H, W, D)."""
     fraction = np.zeros(wm.shape, np.float32)
     candidates = np.flatnonzero((wm > 0.95) & (ndimage.maximum_filter(taken, 9) == 0))
     for centre in rng.choice(candidates, rng.integers(LESIONS_PER_KIND[0], LESIONS_PER_KIND[1] + 1), replace=False):

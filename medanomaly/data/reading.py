@@ -38,8 +38,8 @@ class LoadCased(MapTransform):
         paths = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
         if self.in_channels is not None and len(paths) != self.in_channels:
             raise InputError(
-                f"the case {case.get('case', paths[0])} has {len(paths)} image channel(s) ({_names(paths)}), but the model "
-                f"takes {self.in_channels}: give one file a channel, or a model trained on these channels."
+                f"the case {case.get('case', paths[0])} has {len(paths)} image channel(s) ({_names(paths)}), but the "
+                f"model takes {self.in_channels}: give one file a channel, or a model trained on these channels."
             )
         image = read_channels(paths)
         case["image"] = image
@@ -52,15 +52,15 @@ class LoadCased(MapTransform):
 def read_volume(path: str | Path) -> MetaTensor:
     """One 3-D volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped."""
     try:
-        volume = LoadImage(image_only=True, dtype=np.float32)(str(path))
+        volume: MetaTensor = LoadImage(image_only=True, dtype=np.float32)(str(path))
     except Exception as error:  # the readers raise whatever their library raises
         raise InputError(f"{path} cannot be read as an image: {_first_line(error)}. Is the file complete?") from error
     if volume.ndim == 4 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
+        volume = MetaTensor(volume[..., 0], meta=dict(volume.meta))
     if volume.ndim != 3:
         raise InputError(
-            f"{path} is {volume.ndim}-D with shape {tuple(volume.shape)}, but a 3-D volume is needed: split it into one file a "
-            "volume (for example with fslsplit or nibabel.four_to_three) and list the ones you need as channels."
+            f"{path} is {volume.ndim}-D with shape {tuple(volume.shape)}, but a 3-D volume is needed: split it into "
+            "one file a volume (with fslsplit or nibabel.four_to_three, say) and list those you need as channels."
         )
     return volume
 
@@ -72,8 +72,8 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         if not _same_grid(volume, first):
             raise InputError(
-                f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against {tuple(first.shape)}, or another "
-                "affine): register and resample it to that scan first."
+                f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against "
+                f"{tuple(first.shape)}, or another affine): register and resample it to that scan first."
             )
     stacked = torch.stack([volume.as_tensor() for volume in volumes])
     stacked[stacked.isnan()] = 0  # and not nan_to_num, which would make a huge number of an infinite one
@@ -86,25 +86,25 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
 
 def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str) -> MetaTensor:
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
-    binary = MetaTensor((torch.nan_to_num(mask.as_tensor()) > 0)[None].float(), meta=dict(mask.meta))
-    if not _same_grid(mask, image[0]):
-        drawn = bool(binary.any())
-        binary = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
-        if drawn and not binary.any():
-            raise InputError(
-                f"{path} and {image_path} share no voxel in world space: one of the two has a wrong header, or they are "
-                "of different subjects."
-            )
+    drawn = torch.nan_to_num(mask.as_tensor()) > 0
+    binary = MetaTensor(drawn[None].float(), meta=dict(mask.meta))
+    if not _same_grid(mask, image):
+        resampled = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse
-        binary.applied_operations = []
+        binary = MetaTensor(torch.as_tensor(resampled), meta=dict(image.meta))
+        if drawn.any() and not binary.any():
+            raise InputError(
+                f"{path} and {image_path} share no voxel in world space: one of the two has a wrong header, they are "
+                "of different subjects, or all that is drawn is smaller than a voxel of the scan."
+            )
     binary.affine = image.affine
     return binary
 
 
 def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:
-    return tuple(a.shape) == tuple(b.shape) and torch.allclose(
-        a.affine.double(), b.affine.double(), rtol=0, atol=AFFINE_TOLERANCE
-    )
+    """Whether two volumes, (H, W, D) or with channels before, have the same voxels in world space."""
+    same_affine = torch.allclose(a.affine.double(), b.affine.double(), rtol=0, atol=AFFINE_TOLERANCE)
+    return tuple(a.shape[-3:]) == tuple(b.shape[-3:]) and same_affine
 
 
 def _names(paths: Sequence[str | Path]) -> str:

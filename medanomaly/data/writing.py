@@ -21,8 +21,8 @@ class SaveHeatmapd(MapTransform):
     """Write ``<output_dir>/<case>/<case>_heatmap.nii.gz`` and ``..._display.nii.gz`` for a case.
 
     The first is the raw map, NaN outside the brain; the second is for viewers: 0 outside the brain and, inside, what
-    ``display`` makes of the scores (nothing if it is None). Both are float32 on the grid of the case's first image file:
-    same shape, affine, units and codes.
+    ``display`` makes of the scores (nothing if it is None). Both are float32 on the grid of the case's first image
+    file: same shape, affine, units and codes.
 
     Args:
         output_dir: folder of the results.
@@ -59,7 +59,7 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
     image = nib.Nifti1Image(np.asarray(volume, np.float32), affine)
     image.header.set_xyzt_units("mm")
     if str(scan).endswith((".nii", ".nii.gz")):
-        reference = nib.load(scan)
+        reference: Any = nib.load(scan)
         if reference.shape[:3] != volume.shape:
             raise InputError(
                 f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {reference.shape[:3]}."

@@ -15,10 +15,10 @@ def dcgan_widths(patch_size: int, features: int) -> list[int]:
 
     16 voxels: ``[f, 2f]``; 32: ``[f, 2f, 4f]``; 64: ``[f, 2f, 4f, 8f]``.
     """
-    levels = log2(patch_size) - 2
     if patch_size not in (16, 32, 64):
         raise ConfigError(f"patch_size is {patch_size}, but this network is built for 16, 32 or 64 voxels a side.")
-    return [features * 2**level for level in range(int(levels))]
+    levels = int(log2(patch_size)) - 2
+    return [features * 2**level for level in range(levels)]
 
 
 def dcgan_trunk(in_channels: int, patch_size: int, spatial_dims: int, features: int, norm: str | None) -> nn.Sequential:

@@ -39,9 +39,6 @@ class GANomaly(Detector):
             divided by its median absolute deviation on training patches; "residual", the map ``mean_c |x - x_hat|``.
     """
 
-    median: Tensor
-    mad: Tensor
-
     def __init__(
         self,
         in_channels: int = 1,
@@ -85,8 +82,8 @@ class GANomaly(Detector):
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
         self.apply(init_dcgan)
-        self.register_buffer("median", torch.zeros(latent_dim))
-        self.register_buffer("mad", torch.ones(latent_dim))
+        self.median = nn.Buffer(torch.zeros(latent_dim))
+        self.mad = nn.Buffer(torch.ones(latent_dim))
 
     def critic(self, patches: Tensor) -> Tensor:
         """How real patches look to the discriminator: logits or critic values, (B, 1)."""
@@ -173,14 +170,12 @@ class GANomaly(Detector):
 
     def code_errors(self, patches: Tensor) -> Tensor:
         """(z - z_hat)^2 for each element of the code: (B, latent_dim)."""
-        z: Tensor = self.encoder(patches)
-        z_hat: Tensor = self.reencoder(self.decoder(z))
-        return (z - z_hat) ** 2
+        z = self.encoder(patches)
+        return torch.square(z - self.reencoder(self.decoder(z)))
 
     def forward(self, patches: Tensor) -> Tensor:
         if self.score == "residual":
-            reconstruction: Tensor = self.decoder(self.encoder(patches))
-            return (patches - reconstruction).abs().mean(dim=1, keepdim=True)
+            return torch.abs(patches - self.decoder(self.encoder(patches))).mean(dim=1, keepdim=True)
         errors = self.code_errors(patches)
         if self.score == "modified":
             alive = self.mad > 1e-12  # an element that never varies says nothing

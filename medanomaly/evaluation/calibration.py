@@ -126,7 +126,9 @@ class Calibration:
             probabilities, quantiles, case_scores = (
                 tuple(map(float, table[key])) for key in ("probabilities", "quantiles", "case_scores")
             )
-            calibration = cls(probabilities, quantiles, case_scores, str(table["source"]), dict(table["settings"]))
+            calibration = cls(
+                probabilities, quantiles, case_scores, str(table["source"]), dict(table.get("settings", {}))
+            )
             calibration._check()
         except OSError as error:
             raise InputError(

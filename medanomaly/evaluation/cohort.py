@@ -37,13 +37,13 @@ def evaluate_cohort(
 ) -> dict[str, Any]:
     """Evaluate detectors on labelled cases; writes ``metrics.json``, ``detectors.csv`` and ``cases.csv``.
 
-    Voxel metrics count the brain only, pooled over all cases and for each case with lesions. A case is abnormal when its
-    label has a voxel; its score is that of :func:`case_score`, and the threshold is the 95th percentile of normal cases,
-    never of the cases that are evaluated.
+    Voxel metrics count the brain only, pooled over all cases and for each case with lesions. A case is abnormal when
+    its label has a voxel; its score is that of :func:`case_score`, and the threshold is the 95th percentile of normal
+    cases, never of the cases that are evaluated.
 
     Args:
-        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case), and ``image`` if the label may lie
-            on another grid than the scan.
+        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case), and ``image`` if the label may
+            lie on another grid than the scan.
         detectors: name to source of heatmaps, in the order of the table: the trivial baselines first.
         output_dir: where to write.
         normals: normal cases for the thresholds of detectors that have no calibration.
@@ -51,7 +51,8 @@ def evaluate_cohort(
         n_replicates, seed: of the bootstrap over cases.
 
     Returns:
-        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"}], ...}``.
+        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"},
+        ...], "n_cases", "bootstrap", "date", "version"}``.
 
     Raises:
         InputError: if there is no case, a case has no label, or a heatmap is missing or lies on another grid.
@@ -63,7 +64,8 @@ def evaluate_cohort(
     unlabelled = [case["case"] for case in cases if case.get("label") is None]
     if unlabelled:
         raise InputError(
-            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a healthy subject."
+            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
+            "healthy subject."
         )
     rows = [
         _evaluate_detector(name, source, cases, normals, (calibrations or {}).get(name), n_replicates, seed)
@@ -109,7 +111,10 @@ def _evaluate_detector(
     pooled_scores, pooled_labels = np.concatenate(scores), np.concatenate(labels)
     pooled = voxel_metrics(pooled_scores, pooled_labels)
     row: dict[str, Any] = {"name": name, "voxels": {key: pooled[key] for key in VOXEL_COLUMNS}, "cases": per_case}
-    row["intervals"] = bootstrap_over_cases(scores, labels, n_replicates=n_replicates, seed=seed)
+    intervals = bootstrap_over_cases(scores, labels, n_replicates=n_replicates, seed=seed)
+    row["intervals"] = {
+        key: dict(zip(("low", "high"), pair or (None, None), strict=True)) for key, pair in intervals.items()
+    }
     if 0 < pooled_labels.sum() < len(pooled_labels):
         fpr, tpr = roc_curve(pooled_scores, pooled_labels, n_points=400)
         row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
@@ -125,11 +130,11 @@ def _evaluate_detector(
 
 
 def _label_on_scan(case: Mapping[str, Any]) -> NDArray[Any]:
-    """The lesions (H, W, D) on the grid of the case's first image, like its heatmap; a case without one trusts its label."""
+    """The label (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
     if case.get("image") is None:
         return np.asarray(read_volume(case["label"]).as_tensor())
     image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
-    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"].as_tensor())[0]
+    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor())
 
 
 def _write(result: dict[str, Any], output_dir: Path) -> None:

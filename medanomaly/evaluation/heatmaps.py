@@ -32,7 +32,15 @@ class HeatmapFolder:
             raise InputError(
                 f"there is no heatmap {path}: score the case {case['case']} first, or correct the scores folder."
             )
-        return np.asarray(nib.load(path).dataobj, dtype=np.float32)
+        heatmap: Any = nib.load(path)
+        scan = str(case["image"][0]) if case.get("image") else ""
+        if scan.endswith((".nii", ".nii.gz")):
+            reference: Any = nib.load(scan)
+            if not np.allclose(heatmap.affine, reference.affine, rtol=0, atol=1e-3):
+                raise InputError(
+                    f"{path} does not lie on the grid of {scan} (another affine): score this very scan again."
+                )
+        return np.asarray(heatmap.dataobj, dtype=np.float32)
 
 
 class HeatmapOnTheSpot:

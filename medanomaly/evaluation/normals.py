@@ -25,7 +25,8 @@ def calibrate(
     """Score normal cases and tabulate their in-brain scores.
 
     Args:
-        dataset: prepared cases with ``image`` and ``brain``; voxels that can share a patch with a ``label`` are left out.
+        dataset: prepared cases with ``image`` and ``brain``; voxels that can share a patch with a ``label`` are left
+            out.
         inferer: called as ``inferer(volume, network, mask=brain)``.
         network: the trained detector.
         held_out: whether the detector has never seen these cases. If it has, its scores of new normal cases will be

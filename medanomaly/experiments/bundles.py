@@ -79,9 +79,7 @@ def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
     file = root / "configs" / f"{config}.json"
     check_settings(settings, set(read_settings(root, config)), str(file))
     try:
-        workflow = ConfigWorkflow(
-            str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings
-        )
+        workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)
         workflow.initialize()
         results = workflow.run()
         workflow.finalize()

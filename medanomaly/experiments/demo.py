@@ -10,8 +10,7 @@ from medanomaly.data import make_demo_cohort, read_datalist
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
 from medanomaly.experiments.bundles import copy_bundle, run_bundle
-from medanomaly.report import case_figure, show
-from medanomaly.report.tables import detector_table
+from medanomaly.report import case_figure
 
 DEMO_SETTINGS = {
     "in_channels": len(CONTRASTS),
@@ -67,7 +66,7 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
             names=[f"{name}-like" for name in CONTRASTS],
             title=case["case"],
         )
-    return json.loads((evaluation / "metrics.json").read_text())
+    return dict(json.loads((evaluation / "metrics.json").read_text()))
 
 
 def closing_words(output: str | Path) -> str:

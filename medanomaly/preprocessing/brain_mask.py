@@ -44,7 +44,8 @@ class BrainMaskd(MapTransform):
         is_command = isinstance(source, str) and "{image}" in source and "{mask}" in source
         if not callable(source) and source not in ("given", "nonzero") and not is_command:
             raise ConfigError(
-                f"brain_mask is {source!r}: use 'given', 'nonzero', a callable, or a command line with {{image}} and {{mask}}."
+                f"brain_mask is {source!r}: use 'given', 'nonzero', a callable, or a command line with {{image}} and "
+                "{mask}."
             )
         self.source = source
 
@@ -58,8 +59,8 @@ class BrainMaskd(MapTransform):
             mask = case["brain"].as_tensor()
         elif self.source == "given":
             raise InputError(
-                f"{file} has no brain mask: name one under 'brain', or choose another brain_mask ('nonzero' if the scan is "
-                "brain-extracted, or a command that extracts the brain)."
+                f"{file} has no brain mask: name one under 'brain', or choose another brain_mask ('nonzero' if the "
+                "scan is brain-extracted, or a command that extracts the brain)."
             )
         elif callable(self.source):
             mask = torch.as_tensor(np.asarray(self.source(image)))

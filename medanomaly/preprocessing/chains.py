@@ -17,8 +17,8 @@ from medanomaly.data.writing import SaveHeatmapd
 from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 
-# The mask as it lies on the input's grid, kept while `brain` moves with the image. (MONAI takes a key "brain_..." for the
-# metadata of `brain`.)
+# The mask as it lies on the input's grid, kept while `brain` moves with the image. (MONAI takes a key "brain_..." for
+# the metadata of `brain`.)
 BRAIN_ON_SCAN = "scan_brain"
 
 
@@ -26,7 +26,7 @@ def brain_mri(
     in_channels: int | None = None,
     spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
     brain_mask: str | BrainExtractor = "given",
-    percentiles: Sequence[float] = (5.0, 95.0),
+    percentiles: tuple[float, float] = (5.0, 95.0),
     clip: bool = False,
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
@@ -49,7 +49,7 @@ def brain_mri(
     ]
     if spacing is not None:
         steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
-    return Compose([*steps, NormalisePercentilesd(*percentiles, clip=clip)])
+    return Compose([*steps, NormalisePercentilesd(*percentiles, clip)])
 
 
 def heatmap_to_scan(
@@ -72,7 +72,7 @@ def heatmap_to_scan(
 
 
 class FillOutsided(MapTransform):
-    """Give the voxels of ``pred`` that no patch covers (NaN) the score of the nearest covered voxel.
+    """Give the voxels of ``pred`` that no patch covers (NaN) the score of the covered voxel that is nearest in mm.
 
     Linear resampling would otherwise spread the NaNs into the brain's edge. :class:`MaskOutsided` takes them out again.
     """
@@ -85,7 +85,8 @@ class FillOutsided(MapTransform):
         heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu())[0]
         missing = np.isnan(heatmap)
         if missing.any():
-            nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+            spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
+            nearest = ndimage.distance_transform_edt(missing, spacing, return_distances=False, return_indices=True)
             heatmap = heatmap[tuple(nearest)]
         case["pred"] = MetaTensor(heatmap[None])  # Invertd takes the moves of the image only for a MetaTensor
         return case

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform
 
 from medanomaly.errors import ConfigError, InputError
 
 
-class NormalisePercentiles(Transform):
-    """Each channel mapped linearly so that its 5th percentile in the brain is 0 and its 95th is 1 (paper 003, sec. 3.3).
+class NormalisePercentiles:
+    """Each channel mapped linearly: its 5th percentile in the brain to 0 and its 95th to 1 (paper 003, section 3.3).
 
-    ``x' = (x - P5) / (P95 - P5)`` in the brain and 0 outside. Values below the one and above the other stay what they are:
-    a lesion is often the brightest of all. MONAI's ``ScaleIntensityRangePercentiles`` has no mask, so the background
-    would move the percentiles.
+    ``x' = (x - P5) / (P95 - P5)`` in the brain and 0 outside. Values below the one and above the other stay what they
+    are: a lesion is often the brightest of all. MONAI's ``ScaleIntensityRangePercentiles`` has no mask, so the
+    background would move the percentiles.
 
     Args:
         lower, upper: percentiles, 0 to 100.
@@ -46,8 +46,8 @@ class NormalisePercentiles(Transform):
         for channel, (a, b) in enumerate(zip(low, high, strict=True)):
             if not b > a:
                 raise InputError(
-                    f"channel {channel} of {file} is constant in the brain (percentiles {self.lower:g} and {self.upper:g} are "
-                    f"both {a:g}): is the right file named, and does the mask fit it?"
+                    f"channel {channel} of {file} is constant in the brain (percentiles {self.lower:g} and "
+                    f"{self.upper:g} are both {a:g}): is the right file named, and does the mask fit it?"
                 )
         shape = (-1,) + (1,) * (image.ndim - 1)
         low_, high_ = (torch.as_tensor(p, dtype=image.dtype, device=image.device).reshape(shape) for p in (low, high))

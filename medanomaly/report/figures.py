@@ -94,14 +94,14 @@ def roc_figure(result: dict[str, Any], path: str | Path) -> None:
 
 def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
     """Voxels (H, W, D) in the RAS order that is nearest, and the affine."""
-    image = nib.as_closest_canonical(nib.load(path))
+    image: Any = nib.as_closest_canonical(nib.load(path))
     assert aff2axcodes(image.affine) == ("R", "A", "S")
-    return np.asarray(image.dataobj, dtype=np.float32), image.affine
+    return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
 
 
 def _slice(volume: NDArray[Any], z: int) -> NDArray[Any]:
     """An axial slice as a picture: anterior up, the patient's right on the left."""
-    return volume[::-1, :, z].T
+    return np.asarray(volume[::-1, :, z].T)
 
 
 def _spread_slices(weight: NDArray[Any], n: int) -> list[int]:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
 from medanomaly.data.writing import written_whole
-from medanomaly.evaluation import Calibration, case_score
+from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.tables import detector_table, score_table, show
 
@@ -25,7 +24,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         calibration: of the model, for thresholds from normals.
     """
     heatmap_file = Path(output_dir) / case["case"] / f"{case['case']}_heatmap.nii.gz"
-    heatmap = np.asarray(nib.load(heatmap_file).dataobj, dtype=np.float32)
+    heatmap = HeatmapFolder(output_dir)(case)
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
     return {

@@ -31,11 +31,11 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
         table.add_column(column, justify="right")
     for row in result["detectors"]:
         voxels, case_level = row["voxels"], row.get("case_level", {})
-        interval = row["intervals"].get("auroc")
+        low, high = (row["intervals"]["auroc"][end] for end in ("low", "high"))
         table.add_row(
             row["name"],
             number(voxels["auroc"]),
-            f"{number(interval[0])} to {number(interval[1])}" if interval else "-",
+            "-" if low is None else f"{number(low)} to {number(high)}",
             number(voxels["average_precision"]),
             number(voxels["best_dice"]),
             *(number(case_level.get(key)) for key in ("auroc", "sensitivity", "specificity")),

@@ -44,8 +44,8 @@ class DetectorTrainer(Trainer):
         seed: of the randomness in the steps (the weights are drawn when the network is made).
         resume: go on from ``last.pt`` if it is there.
         progress: show bars and a line an epoch.
-        train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in ``engine.state.output``, the
-            validation loss in ``engine.state.metrics["val_loss"]``.
+        train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in
+            ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]``.
 
     Raises:
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
@@ -98,7 +98,8 @@ class DetectorTrainer(Trainer):
         if last.exists():
             if not self.resume:
                 raise InputError(
-                    f"{self.ckpt_dir} holds a training already: set resume (--resume) to go on with it, or choose another folder."
+                    f"{self.ckpt_dir} holds a training already: set resume (--resume) to go on with it, or choose "
+                    "another folder."
                 )
             self._restore(load_checkpoint(last))
         finished = self.early_stopping.counter >= self.early_stopping.patience

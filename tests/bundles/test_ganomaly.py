@@ -50,8 +50,21 @@ def test_configs_are_thin(config: str) -> None:
 
 
 def test_configs_agree_on_what_the_model_is() -> None:
-    train, inference, evaluate = (json.loads((CONFIGS / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate"))
-    shared = ["in_channels", "spacing", "brain_mask", "spatial_dims", "patch_size", "stride", "planes", "variant", "critic", "score"]
+    train, inference, evaluate = (
+        json.loads((CONFIGS / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate")
+    )
+    shared = [
+        "in_channels",
+        "spacing",
+        "brain_mask",
+        "spatial_dims",
+        "patch_size",
+        "stride",
+        "planes",
+        "variant",
+        "critic",
+        "score",
+    ]
     for key in [*shared, "network_def", "settings"]:
         assert train[key] == inference[key], key
         assert key not in evaluate or evaluate[key] == train[key], key

@@ -41,7 +41,9 @@ def scores(cohort: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys, medanomaly.cli; print([m for m in ('torch', 'monai', 'numpy', 'nibabel') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_scores_are_those_of_the_bundle_command(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
@@ -76,7 +78,9 @@ def test_summary_of_scores(scores: Path) -> None:
     assert table["abnormal_fraction"].between(0, 1).all()
 
 
-def test_evaluate_finds_the_model_that_made_the_scores(cohort: Path, scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_finds_the_model_that_made_the_scores(
+    cohort: Path, scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert medanomaly("evaluate", "--datalist", cohort, "--scores", scores) == 0
     result = json.loads((scores / "evaluation" / "metrics.json").read_text())
     assert result["n_cases"] == 2
@@ -140,13 +144,19 @@ def test_mistakes_end_with_one_plain_message(arguments, words, cohort, model, tm
 
 def test_the_bundle_command_is_as_plain(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(model / "configs" / "inference.json")]
-    done = subprocess.run([*command, "--datalist", str(tmp_path / "none.json")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--datalist", str(tmp_path / "none.json")], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "none.json does not exist" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("setting", "words"), [("pach_size=32", "Did you mean 'patch_size'"), ("patch_size", "KEY=VALUE")])
-def test_settings_are_checked(setting: str, words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "words"), [("pach_size=32", "Did you mean 'patch_size'"), ("patch_size", "KEY=VALUE")]
+)
+def test_settings_are_checked(
+    setting: str, words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--set", setting) == 1
     assert words in capsys.readouterr().err

@@ -120,10 +120,10 @@ def test_a_misspelt_section_is_an_error_even_where_the_section_may_be_missing(fo
 def test_a_datalist_must_be_a_json_file(folder):
     with pytest.raises(InputError, match="is a folder"):
         read_datalist(folder, "test")
-    with pytest.raises(InputError, match="none.json does not exist"):
+    with pytest.raises(InputError, match=r"none\.json does not exist"):
         read_datalist(folder / "none.json", "test")
     (folder / "scan.nii.gz").write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
-    with pytest.raises(InputError, match="scan.nii.gz is not valid JSON"):
+    with pytest.raises(InputError, match=r"scan\.nii\.gz is not valid JSON"):
         read_datalist(folder / "scan.nii.gz", "test")
 
 

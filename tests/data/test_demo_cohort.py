@@ -115,6 +115,5 @@ def test_lesions_stand_out_on_flair_from_the_white_matter_around(cohort, case, i
 
 def test_a_subject_loads_as_a_case(cohort):
     case = LoadCased(2)(read_datalist(cohort, "test")[1])
-    assert case["image"].shape[0] == 2 and case["label"].sum() == np.count_nonzero(
-        array(cohort.parent / "demo-04/label.nii.gz")
-    )
+    assert case["image"].shape[0] == 2
+    assert case["label"].sum() == np.count_nonzero(array(cohort.parent / "demo-04/label.nii.gz"))

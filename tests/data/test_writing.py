@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 import torch
 from monai.data import MetaTensor
 
@@ -80,7 +80,7 @@ def test_a_map_of_another_shape_is_an_error_and_no_file(tmp_path):
 
 
 def test_the_affine_is_written_where_the_scan_is_not_nifti(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros(SHAPE[::-1], np.float32)), str(tmp_path / "scan.mha"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros(SHAPE[::-1], np.float32)), str(tmp_path / "scan.mha"))
     save_on_grid(np.zeros(SHAPE), tmp_path / "map.nii", tmp_path / "scan.mha", AFFINE)
     written = nib.load(tmp_path / "map.nii")
     np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
@@ -106,7 +106,8 @@ def test_the_raw_map_keeps_nan_and_the_display_has_none(tmp_path):
     np.testing.assert_array_equal(raw, heatmap[0])
     np.testing.assert_allclose(display[2:], 10 * heatmap[0, 2:], rtol=1e-6)
     np.testing.assert_array_equal(plain[2:], heatmap[0, 2:])
-    assert (display[:2] == 0).all() and (plain[:2] == 0).all()
+    assert (display[:2] == 0).all()
+    assert (plain[:2] == 0).all()
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -124,7 +125,12 @@ def test_a_block_that_raises_leaves_what_was_there(tmp_path, old):
     path = tmp_path / "table.csv"
     if old is not None:
         path.write_text(old)
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [p.read_text() for p in tmp_path.iterdir()] == ([] if old is None else [old])

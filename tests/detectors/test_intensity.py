@@ -93,7 +93,9 @@ def test_volumes_of_a_batch_are_scored_apart_and_meta_tensors_alike(kind):
     cases = [made_case(seed=seed) for seed in (1, 2)]
     volumes, brains = (torch.cat(parts) for parts in zip(*cases, strict=True))
     baseline = IntensityBaseline(kind)
-    heatmaps = baseline(MetaTensor(volumes), lambda patches: 1 / 0, mask=MetaTensor(brains.float()))  # no network is asked
+    heatmaps = baseline(
+        MetaTensor(volumes), lambda patches: 1 / 0, mask=MetaTensor(brains.float())
+    )  # no network is asked
     alone = torch.cat([baseline(volume, mask=brain) for volume, brain in cases])
     assert torch.equal(heatmaps.nan_to_num(-9), alone.nan_to_num(-9))
 

@@ -90,7 +90,7 @@ def test_voxel_metrics_equal_scikit_learn_in_the_brain(folder):
     assert row["voxels"]["average_precision"] == pytest.approx(average_precision_score(labels, scores))
     dice = [2 * (labels & (scores >= t)).sum() / (labels.sum() + (scores >= t).sum()) for t in scores]
     assert row["voxels"]["best_dice"] == pytest.approx(max(dice))
-    low, high = row["intervals"]["auroc"]
+    low, high = (row["intervals"]["auroc"][end] for end in ("low", "high"))
     assert low <= row["voxels"]["auroc"] <= high
     area = np.trapezoid(row["roc"]["tpr"], row["roc"]["fpr"])
     assert area == pytest.approx(row["voxels"]["auroc"], abs=2e-3)
@@ -119,7 +119,7 @@ def test_the_case_threshold_comes_from_normals_alone(folder, from_calibration):
         assert row["case_level"]["threshold_from"] == "95th percentile of 3 held-out normal cases"
     threshold = np.percentile(normal_scores, 95)
     assert row["case_level"]["threshold"] == pytest.approx(threshold)
-    called = {case: top_mean(case) > threshold for case in "abcd"}
+    called = {case: int(top_mean(case) > threshold) for case in "abcd"}
     assert row["case_level"]["tp"] == called["a"] + called["c"]
     assert row["case_level"]["fp"] == called["b"] + called["d"]
     assert row["case_level"]["auroc"] == roc_auc_score(list(ABNORMAL.values()), [top_mean(case) for case in "abcd"])
@@ -132,8 +132,10 @@ def test_without_normals_there_is_no_case_level(folder):
 def test_healthy_cases_alone_have_no_lesion_metrics(folder):
     row = evaluate(folder, "bd", normals=cases(folder, "xyz"))
     assert "roc" not in row
-    assert np.isnan(row["voxels"]["auroc"]) and row["voxels"]["prevalence"] == 0
-    assert np.isnan(row["case_level"]["sensitivity"]) and row["case_level"]["tp"] == row["case_level"]["fn"] == 0
+    assert np.isnan(row["voxels"]["auroc"])
+    assert row["voxels"]["prevalence"] == 0
+    assert np.isnan(row["case_level"]["sensitivity"])
+    assert row["case_level"]["tp"] == row["case_level"]["fn"] == 0
 
 
 def refuse(constant):
@@ -153,7 +155,8 @@ def test_files_hold_what_is_returned(folder, names):
     assert table["voxels.auroc"][0] == pytest.approx(row["voxels"]["auroc"], nan_ok=True)
     assert table["case_level.threshold"][0] == pytest.approx(row["case_level"]["threshold"])
     table = pd.read_csv(folder / "out/cases.csv")
-    assert table["case"].tolist() == list(names) and set(table["detector"]) == {"made"}
+    assert table["case"].tolist() == list(names)
+    assert set(table["detector"]) == {"made"}
     np.testing.assert_allclose(table["case_score"], [case["case_score"] for case in row["cases"]])
 
 
@@ -167,11 +170,11 @@ def test_detectors_keep_their_order(folder):
 
 def test_a_label_with_other_axes_is_the_same_label(folder):
     """Its file alone would put the lesions on the other side, and nobody would notice: the shape is the same."""
-    expected = evaluate(folder)
+    expected = repr(evaluate(folder))
     for case in "ac":
         image = nib.Nifti1Image(brain_and_lesion(case)[1].astype(np.uint8), AFFINE)
         nib.save(image.as_reoriented(np.array([[0, -1], [1, 1], [2, -1]])), folder / f"{case}_label.nii")
-    assert evaluate(folder) == expected
+    assert repr(evaluate(folder)) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_calibration_leaves_out_voxels_that_can_share_a_patch_with_a_label(patch
     found = calibrate(dataset, first_channel, None, patch_size=patch_size, settings={"patch_size": patch_size})
     by_hand = Calibration.fit(expected, "2 held-out normal cases", {"patch_size": patch_size})
     assert found == by_hand
-    assert calibrate(dataset, first_channel, None, held_out=False).source.startswith("2 training cases, because")
+    assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training cases, because")
 
 
 @pytest.mark.parametrize(

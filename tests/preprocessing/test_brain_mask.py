@@ -78,7 +78,8 @@ def test_nonzero_in_some_channel(scan):
 )
 def test_a_callable(scan, source):
     brain = brain_of(scan, source)
-    assert brain.shape == (1, *SHAPE) and brain.dtype == torch.float32
+    assert brain.shape == (1, *SHAPE)
+    assert brain.dtype == torch.float32
     np.testing.assert_array_equal(brain[0], voxels(scan) > 5)
 
 
@@ -119,7 +120,7 @@ def test_a_command_that_fails(scan, script, message):
 def test_a_program_that_is_missing_or_cannot_be_run(scan):
     with pytest.raises(InputError, match="'no-such-program' is not installed"):
         brain_of(scan, "no-such-program {image} {mask}")
-    with pytest.raises(InputError, match="scan.nii.gz' cannot be run: Permission denied"):  # a file, but no program
+    with pytest.raises(InputError, match=r"scan\.nii\.gz' cannot be run: Permission denied"):  # a file, but no program
         brain_of(scan, f"{scan} {{image}} {{mask}}")
 
 
@@ -138,7 +139,7 @@ def test_a_mask_that_cannot_be_used(scan, source, message):
 
 
 def test_a_given_mask_that_is_empty(scan):
-    with pytest.raises(InputError, match="scan.nii.gz is empty"):
+    with pytest.raises(InputError, match=r"scan\.nii\.gz is empty"):
         brain_of(scan, "given", brain=with_mask(scan, np.zeros(SHAPE)))
 
 

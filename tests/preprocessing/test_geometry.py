@@ -23,7 +23,7 @@ SCANS = {
 }
 SPACINGS = (None, (1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.5, 1.5, 3.0))
 CENTRE, RADII = np.array([12.0, -31.0, 40.0]), np.array([17.0, 19.0, 16.0])  # of the brain, mm in RAS
-MARKER = CENTRE + [6.0, -7.0, 5.5]  # right, posterior, superior
+MARKER = CENTRE + np.array([6.0, -7.0, 5.5])  # right, posterior, superior
 
 
 def world_of(affine, shape):
@@ -101,7 +101,7 @@ def flow(request, tmp_path_factory):
         "prepared": prepared,
         "heatmaps": heatmaps,
         "working": request.param[1],
-        # mm from the edge where the score of no voxel outside counts: linear interpolation in working space, nearest mask
+        # mm from the edge where no filled score counts: linear interpolation in working space, nearest mask
         "margin": float(np.linalg.norm(working) + np.linalg.norm(spacing) / 2),
     }
 
@@ -169,19 +169,22 @@ def test_left_and_right_never_swap(flow):
     x = from_centre(flow["world"])[0]
     inside = ellipsoid(flow["world"], flow["margin"])
     right, left = inside & (x > flow["margin"]), inside & (x < -flow["margin"])
-    assert right.sum() > 10 and left.sum() > 10
+    assert right.sum() > 10
+    assert left.sum() > 10
     np.testing.assert_allclose(heatmap[right], 1, atol=1e-4)  # 900 is the 95th percentile, 300 the 5th
     np.testing.assert_allclose(heatmap[left], 0, atol=1e-4)
 
 
-def test_fill_outside_takes_the_nearest_score():
+def test_fill_outside_takes_the_score_that_is_nearest_in_mm():
+    spacing = np.array([1.0, 1.5, 3.0])
     scores = np.random.default_rng(0).random((1, 7, 8, 6)).astype(np.float32)
     scores[0, np.random.default_rng(1).random((7, 8, 6)) < 0.8] = np.nan
-    filled = FillOutsided()({"pred": torch.from_numpy(scores)})["pred"]
+    image = MetaTensor(torch.zeros(1, 7, 8, 6), affine=np.diag([*spacing, 1]))
+    filled = FillOutsided()({"pred": torch.from_numpy(scores), "image": image})["pred"]
     assert isinstance(filled, MetaTensor)
     covered = np.argwhere(np.isfinite(scores[0]))
     for voxel in np.ndindex(7, 8, 6):
-        squared = ((covered - voxel) ** 2).sum(axis=1)
+        squared = (((covered - voxel) * spacing) ** 2).sum(axis=1)
         nearest = scores[0][tuple(covered[squared == squared.min()].T)]
         assert filled[0][voxel] in nearest
 
