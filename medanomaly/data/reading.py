@@ -89,9 +89,9 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
     drawn = torch.nan_to_num(mask.as_tensor()) > 0
     binary = MetaTensor(drawn[None].float(), meta=dict(mask.meta))
     if not _same_grid(mask, image):
-        resampled = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
+        resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse
-        binary = MetaTensor(torch.as_tensor(resampled), meta=dict(image.meta))
+        binary = MetaTensor(resampled.as_tensor(), meta=dict(image.meta))
         if drawn.any() and not binary.any():
             raise InputError(
                 f"{path} and {image_path} share no voxel in world space: one of the two has a wrong header, they are "

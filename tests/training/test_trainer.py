@@ -9,55 +9,73 @@ from ignite.engine import Events
 from medanomaly.detectors import GANomaly
 from medanomaly.errors import InputError, TrainingError
 from medanomaly.patches import PatchSampler
-from medanomaly.training import DetectorTrainer, load_checkpoint, load_detector
+from medanomaly.training import DetectorTrainer, load_checkpoint
 
 
-def made_dataset(n=2, seed=0):
-    """Cases of smooth waves with a brain that fills most of the volume."""
-    generator = torch.Generator().manual_seed(seed)
+def made_dataset():
+    """Two cases of smooth waves with a brain that fills most of the volume."""
+    generator = torch.Generator().manual_seed(0)
     brain = torch.zeros(1, 24, 22, 3)
     brain[:, 2:22, 2:20] = 1
-    cases = []
-    for number in range(n):
-        noise = torch.rand(1, 24, 22, 3, generator=generator)
-        cases.append({"image": torch.sin(torch.arange(24.0) / 3).view(1, 24, 1, 1) + 0.1 * noise, "brain": brain, "case": f"c{number}"})
-    return cases
-
-
-def network(critic="wgan-gp", **arguments):
-    torch.manual_seed(7)
-    return GANomaly(variant="K", critic=critic, features=4, latent_dim=8, **arguments)
+    wave = torch.sin(torch.arange(24.0) / 3).view(1, 24, 1, 1)
+    return [{"image": wave + 0.1 * torch.rand(1, 24, 22, 3, generator=generator), "brain": brain} for _ in range(2)]
 
 
 def sampler(seed=0, batch_size=8):
     return PatchSampler(made_dataset(), 16, batch_size=batch_size, patches_per_epoch=24, seed=seed)
 
 
-class Recorder:
-    """A handler that keeps the validation losses and the patches of each epoch, and may stop the training as a crash does."""
+def network(kind=GANomaly, **arguments):
+    torch.manual_seed(7)
+    return kind(features=4, latent_dim=8, **arguments)
 
-    def __init__(self, crash=(0, 0)):
-        self.losses, self.patches, self.crash = [], {}, crash
+
+class Scripted(GANomaly):
+    """A GANomaly whose validation loss is the next of the given ones."""
+
+    losses = ()
+
+    def validation_loss(self, batch):
+        loss, *self.losses = self.losses
+        return torch.tensor(loss)
+
+
+def scripted(losses):
+    detector = network(Scripted)
+    detector.losses = losses
+    return detector
+
+
+class Recorder:
+    """A handler that keeps each epoch's patches, validation loss and weights, and may crash at (epoch, batch)."""
+
+    def __init__(self, crash=(0, 0), error=RuntimeError):
+        self.losses, self.patches, self.weights, self.crash, self.error = [], {}, {}, crash, error
 
     def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: self.losses.append(e.state.metrics["val_loss"]))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.batch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
 
-    def step(self, engine):
-        self.patches.setdefault(engine.state.epoch, []).append(engine.state.batch.clone())
-        if (engine.state.epoch, len(self.patches[engine.state.epoch])) == self.crash:
-            raise KeyboardInterrupt("pulled the plug")
+    def batch(self, engine):
+        epoch = engine.state.epoch
+        self.patches.setdefault(epoch, []).append(engine.state.batch.clone())
+        if (epoch, len(self.patches[epoch])) == self.crash:
+            raise self.error("pulled the plug")
+
+    def epoch(self, engine):
+        self.losses.append(engine.state.metrics["val_loss"])
+        self.weights[engine.state.epoch] = {k: v.clone() for k, v in engine.detector.state_dict().items()}
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    def make(folder="run", max_epochs=4, recorder=None, detector=None, training=None, validation=None, **settings):
+    def make(folder="run", max_epochs=4, recorder=None, detector=None, **settings):
         return DetectorTrainer(
             device="cpu",
             max_epochs=max_epochs,
-            train_data_loader=training or sampler(),
+            train_data_loader=sampler(),
             network=detector or network(),
-            val_data_loader=validation or sampler(seed=1),
+            val_data_loader=sampler(seed=1, batch_size=24),  # one batch
             ckpt_dir=tmp_path / folder,
             model_file=tmp_path / folder / "models" / "model.pt",
             progress=False,
@@ -68,46 +86,162 @@ def trainer(tmp_path):
     return make
 
 
-def assert_equal_weights(a, b):
+def unequal(a, b, ignore=()):
+    """The names of the weights that are not the same bit for bit."""
     assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
-
-
-def differ(a, b):
-    return any(not torch.equal(a[key], b[key]) for key in a)
+    return [name for name in a if name not in ignore and not torch.equal(a[name], b[name])]
 
 
 @pytest.fixture
-def uninterrupted(trainer):
+def whole(trainer):
+    """A training of four epochs that nothing interrupts: finished model, last weights, recorder."""
     recorder = Recorder()
-    whole = trainer("whole", recorder=recorder)
-    whole.run()
-    return load_checkpoint(whole.model_file), load_checkpoint(whole.ckpt_dir / "last.pt"), recorder
+    run = trainer("whole", recorder=recorder)
+    run.run()
+    return load_checkpoint(run.model_file), load_checkpoint(run.ckpt_dir / "last.pt")["detector"], recorder
 
 
-def test_more_epochs_later_end_as_if_asked_for_at_once(trainer, uninterrupted):
+def assert_ends_like(run, whole):
+    assert unequal(load_checkpoint(run.model_file), whole[0]) == []
+    assert unequal(load_checkpoint(run.ckpt_dir / "last.pt")["detector"], whole[1]) == []
+
+
+def test_more_epochs_later_end_as_if_asked_for_at_once(trainer, whole):
     first = trainer(max_epochs=2)
     first.run()
+    assert unequal(load_checkpoint(first.ckpt_dir / "last.pt")["detector"], whole[1])
     torch.manual_seed(12345)  # whatever happened in between
     second = trainer(resume=True)
     second.run()
-    model, last, _ = uninterrupted
-    assert differ(load_checkpoint(first.ckpt_dir / "last.pt")["detector"], {}) is False  # still readable
-    assert_equal_weights(load_checkpoint(second.ckpt_dir / "last.pt")["detector"], last["detector"])
-    assert_equal_weights(load_checkpoint(second.model_file), model)
+    assert_ends_like(second, whole)
 
 
-@pytest.mark.parametrize("crash", [(1, 2), (3, 1), (3, 2), (4, 3)], ids=str)
-def test_a_training_that_died_within_an_epoch_ends_as_if_it_had_not(trainer, uninterrupted, crash):
-    died = trainer(recorder=Recorder(crash))
-    with pytest.raises(KeyboardInterrupt, match="pulled the plug"):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("crash", [(1, 2), (3, 1), (4, 3)], ids=str)
+def test_a_training_that_died_within_an_epoch_ends_as_if_it_had_not(trainer, whole, crash, error):
+    died = trainer(recorder=Recorder(crash, error))
+    with pytest.raises(error, match="pulled the plug"):
         died.run()
     assert not died.model_file.exists()
     torch.manual_seed(12345)
-    resumed, recorder = trainer(resume=True, recorder=(recorder := Recorder())), recorder
+    recorder = Recorder()
+    resumed = trainer(resume=True, recorder=recorder)
     resumed.run()
-    model, last, whole = uninterrupted
-    assert list(recorder.patches) == [epoch for epoch in range(1, 5) if epoch >= crash[0]]
-    assert recorder.losses == whole.losses[crash[0] - 1 :]
-    assert_equal_weights(load_checkpoint(resumed.ckpt_dir / "last.pt")["detector"], last["detector"])
-    assert_equal_weights(load_checkpoint(resumed.model_file), model)
+    assert list(recorder.patches) == list(range(crash[0], 5))
+    assert recorder.losses == whole[2].losses[crash[0] - 1 :]
+    assert_ends_like(resumed, whole)
+
+
+def test_a_resumed_training_that_has_ended_gives_the_same_model_again(trainer, whole):
+    first = trainer()
+    first.run()
+    first.model_file.unlink()
+    recorder = Recorder()
+    trainer(resume=True, recorder=recorder).run()
+    assert recorder.patches == {}
+    assert_ends_like(first, whole)
+
+
+def test_the_seed_changes_the_steps(trainer, whole):
+    other = trainer(seed=1)
+    other.run()
+    assert unequal(load_checkpoint(other.model_file), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "epochs", "best"),
+    [
+        ([5.0, 3.0, 4.0, 2.0, 6.0], 9, 5, 4),
+        ([5.0, 3.0, 4.0, 2.0, 6.0], 1, 3, 2),  # stops at the first that is no better
+        ([5.0, 3.0, 4.0, 2.0, 6.0], 2, 5, 4),  # 2 comes in time
+        ([1.0, 2.0, 3.0, 0.5, 0.5], 3, 4, 1),
+        ([1.0, 0.99999, 0.99998, 0.99997, 0.5], 3, 4, 4),  # better by less than 1e-4 does not count as progress ...
+        ([1.0, 0.9998, 0.9996, 0.9994, 0.9992], 1, 5, 5),  # ... by more than that it does
+    ],
+)
+def test_stops_after_patience_epochs_and_keeps_the_epoch_of_the_lowest_loss(trainer, losses, patience, epochs, best):
+    recorder = Recorder()
+    run = trainer(max_epochs=5, detector=scripted(losses), recorder=recorder, patience=patience)
+    run.run()
+    assert list(recorder.weights) == list(range(1, epochs + 1))
+    model = load_checkpoint(run.model_file)
+    assert unequal(model, recorder.weights[best], ignore=("median", "mad")) == []
+    assert all(unequal(model, w, ignore=("median", "mad")) for epoch, w in recorder.weights.items() if epoch != best)
+    assert unequal(model, run.detector.state_dict()) == [] and not run.detector.training
+
+
+def test_patience_is_counted_on_over_an_interruption(trainer):
+    trainer(max_epochs=3, detector=scripted([1.0, 2.0, 2.0]), patience=3).run()
+    recorder = Recorder()
+    trainer(max_epochs=9, detector=scripted([2.0] * 6), patience=3, resume=True, recorder=recorder).run()
+    assert list(recorder.patches) == [4]
+    recorder = Recorder()
+    trainer(max_epochs=9, detector=scripted([]), patience=3, resume=True, recorder=recorder).run()
+    assert recorder.patches == {}  # it had ended already
+
+
+def test_another_training_is_never_overwritten(trainer):
+    first = trainer(max_epochs=1)
+    first.run()
+    before = {path: path.read_bytes() for path in first.ckpt_dir.rglob("*.pt")}
+    assert len(before) == 3
+    with pytest.raises(InputError, match="holds a training already: set resume"):
+        trainer(max_epochs=2).run()
+    assert {path: path.read_bytes() for path in first.ckpt_dir.rglob("*")  if path.is_file()} == before
+
+
+def test_a_training_loss_that_is_not_finite_ends_the_training(trainer):
+    run = trainer(detector=network(learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1: lower the learning rate"):
+        run.run()
+    assert not run.model_file.exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_ends_the_training(trainer, bad):
+    run = trainer(detector=scripted([1.0, bad, 1.0]))
+    with pytest.raises(TrainingError, match="validation loss became (nan|inf) in epoch 2"):
+        run.run()
+    assert not run.model_file.exists()
+    assert load_checkpoint(run.ckpt_dir / "last.pt")["epoch"] == 1
+
+
+def test_statistics_are_fitted_with_the_best_weights_on_patches_of_no_epoch(trainer):
+    recorder = Recorder()
+    run = trainer(detector=scripted([2.0, 1.0, 3.0, 4.0]), recorder=recorder)
+    run.run()
+    expected = network().eval()
+    expected.load_state_dict(recorder.weights[2])
+    patches = sampler().draw(24)  # of epoch 0
+    assert not any(torch.equal(patches, torch.cat(drawn)) for drawn in recorder.patches.values())
+    expected.fit_statistics(patches.split(8))
+    model = load_checkpoint(run.model_file)
+    assert unequal(model, expected.state_dict()) == []
+    assert (model["mad"] != 1).all() and (model["median"] != 0).all()
+
+
+def test_each_epoch_trains_on_new_patches_and_is_measured_on_the_same(trainer, monkeypatch):
+    measured, measure = [], GANomaly.validation_loss
+
+    def look(self, batch):
+        assert not self.training and not torch.is_grad_enabled()
+        measured.append(batch.clone())
+        return measure(self, batch)
+
+    monkeypatch.setattr(GANomaly, "validation_loss", look)
+    recorder = Recorder()
+    trainer(recorder=recorder).run()
+    assert len(measured) == 4 and all(torch.equal(batch, measured[0]) for batch in measured)
+    epochs = [torch.cat(batches) for batches in recorder.patches.values()]
+    assert not any(torch.equal(epochs[i], epochs[j]) for i in range(4) for j in range(i))
+    assert recorder.losses[-1] < recorder.losses[0]
+
+
+def test_progress_is_a_line_an_epoch(trainer, capsys):
+    run = trainer(max_epochs=2, detector=scripted([0.5, 0.75]))
+    run.progress = True
+    run.run()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert lines[0].endswith("validation 0.5 (best)") and lines[1].endswith("validation 0.75")
+    assert all(name in lines[0] for name in ("adversarial", "contextual", "encoder", "critic"))
