@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from tqdm import tqdm
 
 Array = NDArray[np.float32]
 
@@ -62,7 +63,7 @@ def make_demo_cohort(
     sections: dict[str, list[dict[str, object]]] = {"training": [], "validation": [], "test": []}
     names = ["training"] * n_training + ["validation"] * n_validation + ["test"] * n_test
     tissue = _load_tissue_maps()
-    for index, section in enumerate(names):
+    for index, section in enumerate(tqdm(names, desc="making subjects", unit="subject", leave=False)):
         with_lesions = section == "test" and index % 2 == (len(names) - 1) % 2
         subject = make_subject(tissue, np.random.default_rng([seed, index]), GRIDS[index % len(GRIDS)], with_lesions)
         case = f"demo-{index + 1:02d}"

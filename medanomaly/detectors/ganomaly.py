@@ -1,6 +1,6 @@
 """GANomaly: encode a patch, decode the code, encode the decoded patch again; abnormal where the two codes differ.
 
-Two variants (``../methods``: Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876):
+Two variants (Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876):
 
 - ``"A"``, the original: two encoders of their own inside the generator, a discriminator beside them.
 - ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes.
@@ -125,9 +125,9 @@ class GANomaly(Detector):
     def _generator_losses(self, batch: Tensor, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Equations 1 to 3 of both papers as means of squares or of absolute values, as in Akcay's code.
 
-        The trunk is frozen where the reconstruction passes it: otherwise the adversarial loss could be lowered by making
-        the features constant. In variant K, z is held still in the encoder loss, which could else shrink both codes; and
-        of the generator's losses only the contextual one reaches the trunk (see ``training_step``).
+        The trunk is frozen where the reconstruction passes it: otherwise the adversarial loss could be lowered by
+        making the features constant. In variant K, z is held still in the encoder loss, which could else shrink both
+        codes; and only the contextual loss reaches the trunk (see ``training_step``).
         """
         frozen = {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
         with torch.no_grad():

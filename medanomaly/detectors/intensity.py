@@ -23,8 +23,8 @@ class IntensityBaseline(Inferer):
 
     - ``"plain"``: the normalised intensity.
     - ``"smoothed"``: a Gaussian mean over the brain voxels around (background does not count).
-    - ``"equalised"``: the rank of the intensity within the brain, 0 to 1: histogram equalisation of the brain voxels with
-      ``n_bins`` bins, interpolated between their centres (Meissen et al. 2021, arXiv 2109.06023).
+    - ``"equalised"``: the rank of the intensity within the brain, 0 to 1: histogram equalisation of the brain voxels
+      with ``n_bins`` bins, interpolated between their centres (Meissen et al. 2021, arXiv 2109.06023).
 
     Args:
         kind: one of the above.
@@ -54,15 +54,17 @@ class IntensityBaseline(Inferer):
         network: Callable[..., Tensor] | None = None,
         *args: Any,
         mask: Tensor | None = None,
+        exclude: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """``inputs`` (B, C, H, W, D) and ``mask`` (B, 1, H, W, D) to (B, 1, H, W, D), NaN outside the brain."""
+        """``inputs`` (B, C, H, W, D) to (B, 1, H, W, D), NaN outside ``mask`` and inside ``exclude``, of that shape."""
         if self.channel >= inputs.shape[1]:
             raise ConfigError(f"channel {self.channel} was asked for, but the volume has {inputs.shape[1]} channel(s).")
         volumes = torch.as_tensor(inputs).cpu().numpy()
         masks = (volumes != 0).any(axis=1) if mask is None else torch.as_tensor(mask).cpu().numpy()[:, 0] > 0
         maps = [self._score(volume[self.channel], brain) for volume, brain in zip(volumes, masks, strict=True)]
-        return torch.as_tensor(np.stack(maps)[:, None], dtype=torch.float32)
+        heatmaps = torch.as_tensor(np.stack(maps)[:, None], dtype=torch.float32)
+        return heatmaps if exclude is None else heatmaps.masked_fill(torch.as_tensor(exclude).cpu() > 0, torch.nan)
 
     def _score(self, image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
         if self.kind == "smoothed":

@@ -21,8 +21,8 @@ def critic_loss_bce(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tens
 def critic_loss_wgan_gp(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, weight: float = 10.0) -> Tensor:
     """Wasserstein loss with gradient penalty (Gulrajani et al. 2017, eq. 3).
 
-    ``mean C(fake) - mean C(real) + weight * mean (||grad C(u)||_2 - 1)^2`` with ``u = e * real + (1 - e) * fake`` and one
-    ``e`` ~ U(0, 1) a sample. The critic must not mix samples (no batch norm).
+    ``mean C(fake) - mean C(real) + weight * mean (||grad C(u)||_2 - 1)^2`` with ``u = e * real + (1 - e) * fake`` and
+    one ``e`` ~ U(0, 1) a sample. The critic must not mix samples (no batch norm).
     """
     e = torch.rand((len(real),) + (1,) * (real.dim() - 1), device=real.device, dtype=real.dtype)
     between = (e * real + (1 - e) * fake).detach().requires_grad_(True)

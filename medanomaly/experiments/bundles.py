@@ -75,7 +75,7 @@ def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
     """
     from monai.bundle.workflows import ConfigWorkflow
 
-    logging.getLogger("ignite").setLevel(logging.ERROR)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # else it tells which logging file it read
     file = root / "configs" / f"{config}.json"
     check_settings(settings, set(read_settings(root, config)), str(file))
     try:

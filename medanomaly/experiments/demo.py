@@ -14,8 +14,8 @@ from medanomaly.report import case_figure
 
 DEMO_SETTINGS = {
     "in_channels": len(CONTRASTS),
-    "spacing": [1.5, 1.5, 3.0],
-    "max_epochs": 8,
+    "spacing": [1.0, 1.0, 3.0],
+    "max_epochs": 12,
     "patience": 4,
 }
 
@@ -73,14 +73,16 @@ def closing_words(output: str | Path) -> str:
     """What the demo's lesions were, where its results lie, and the three commands for one's own scans."""
     output = Path(output)
     low, high = LESION_RADIUS_MM
-    kinds = "; ".join(
-        f"{kind}: " + ", ".join(f"{channel} x {factor:g}" for channel, factor in factors.items())
+    kinds = "\n".join(
+        f"  {kind:8}" + ", ".join(f"{channel} {factor:g}" for channel, factor in factors.items())
         for kind, factors in LESION_KINDS.items()
     )
     return f"""
-The lesions of this made cohort lie in the white matter, {low:g} to {high:g} mm in radius; signal against the white
-matter around them: {kinds}. Half of the test subjects have 2 to 4 of each kind. Made brains are simpler than
-real ones: the table shows that the flow works and that the detector learns, not how well it does in a clinic.
+Half of the test subjects of this made cohort have 2 to 4 lesions of each kind in the white matter, {low:g} to
+{high:g} mm in radius. Their signal, in units of the white matter around them:
+{kinds}
+Made brains are simpler than real ones: the table shows that the flow works and that the detector learns, not how
+well it does in a clinic.
 
 Results in {output}:
   pictures/              scans with heatmaps and the lesions' outlines

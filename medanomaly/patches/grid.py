@@ -15,7 +15,7 @@ PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of a (H, W, D) vo
 
 
 def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Window and stride in a volume whose first axis is the slice axis: 2-D patches are one voxel thick there.
+    """Window and stride; a 2-D patch is one voxel thick along the first axis (see :func:`slice_axis_first`).
 
     Returns:
         ``((1, p, p), (1, s, s))`` for ``spatial_dims=2`` and ``((p, p, p), (s, s, s))`` for ``spatial_dims=3``.
@@ -29,11 +29,23 @@ def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple
     return (patch_size,) * 3, (stride,) * 3
 
 
-def slice_axis_first(volume: Tensor, plane: str) -> Tensor:
-    """View of ``volume`` (C, H, W, D) in RAS with the normal of ``plane`` as its first spatial axis."""
-    if plane not in PLANES:
-        raise ConfigError(f"plane {plane!r} is unknown: use one of {', '.join(sorted(PLANES))}.")
-    return volume.movedim(1 + PLANES[plane], 1)
+def planes_of(planes: Sequence[str], spatial_dims: int) -> tuple[str | None, ...]:
+    """The planes to cut: those asked for in 2-D, and a single None in 3-D, where a cube has no plane.
+
+    Raises:
+        ConfigError: for a plane that is unknown.
+    """
+    if spatial_dims == 3:
+        return (None,)
+    for plane in planes:
+        if plane not in PLANES:
+            raise ConfigError(f"plane {plane!r} is unknown: use one of {', '.join(sorted(PLANES))}.")
+    return tuple(planes)
+
+
+def slice_axis_first(volume: Tensor, plane: str | None) -> Tensor:
+    """View of ``volume`` (C, H, W, D) in RAS with the normal of ``plane`` as first spatial axis; None moves nothing."""
+    return volume if plane is None else volume.movedim(1 + PLANES[plane], 1)
 
 
 class PatchGrid:
@@ -101,7 +113,7 @@ class PatchGrid:
         return first[:, None] + offsets
 
     def _product(self, values: Tensor, axis: int, contract: int) -> Tensor:
-        """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over positions (0) or voxels (1)."""
+        """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over the first or the second."""
         if self.window[axis] == 1 and self.stride[axis] == 1:
             return values
         offset = torch.arange(self.image_size[axis]) - self.starts[axis][:, None]

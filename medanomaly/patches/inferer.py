@@ -18,6 +18,7 @@ from medanomaly.patches.grid import (
     pad_to_window,
     patch_window,
     plain,
+    planes_of,
     slice_axis_first,
 )
 
@@ -26,7 +27,8 @@ class PatchScoreInferer(Inferer):
     """Mean score of the patches that cover each voxel, called like any MONAI inferer: ``inferer(volume, network)``.
 
     Only patches that touch the brain are visited, in batches of fixed size. The result equals a loop over all patches
-    and ``monai.inferers.sliding_window_inference`` (paper 003, section 2.2.2: overlapping transversal patches, stride 4).
+    and ``monai.inferers.sliding_window_inference`` (Madzia-Madzou & Kuijf, section 2.2.2: overlapping transversal
+    patches, stride 4).
 
     Args:
         patch_size: voxels a side.
@@ -49,12 +51,18 @@ class PatchScoreInferer(Inferer):
         super().__init__()
         self.window, self.stride = patch_window(patch_size, stride, spatial_dims)
         self.spatial_dims = spatial_dims
-        self.planes = tuple(planes) if spatial_dims == 2 else ("axial",)  # a cube has no plane
+        self.planes = planes_of(planes, spatial_dims)
         self.batch_size, self.progress = batch_size, progress
 
     @torch.inference_mode()
     def __call__(
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, mask: Tensor | None = None, **kwargs: Any
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *args: Any,
+        mask: Tensor | None = None,
+        exclude: Tensor | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Score volumes.
 
@@ -62,13 +70,14 @@ class PatchScoreInferer(Inferer):
             inputs: (B, C, H, W, D), in RAS if the planes' names are to hold.
             network: patches (N, C, p, p[, p]) to scores (N, 1), or to a map (N, 1, p, p[, p]).
             mask: brain (B, 1, H, W, D); if not given, the voxels that are not 0 in some channel.
+            exclude: (B, 1, H, W, D); patches that touch it are not visited (lesions, where normal tissue is scored).
 
         Returns:
             (B, 1, H, W, D) float32 on the CPU; NaN where no visited patch lies.
 
         Raises:
-            InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, the mask has another shape,
-                or a score is not finite.
+            InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, the mask has another
+                shape, or a score is not finite.
         """
         if inputs.ndim != 5:
             raise InputError(f"the volume has shape {tuple(inputs.shape)}, but (batch, channel, H, W, D) is needed.")
@@ -77,23 +86,36 @@ class PatchScoreInferer(Inferer):
             raise InputError(f"the volume has {inputs.shape[1]} channel(s), but the detector takes {needed}.")
         volumes = plain(inputs)
         masks = (volumes != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
-        if masks.shape != volumes[:, :1].shape:
-            raise InputError(f"the mask has shape {tuple(masks.shape)}, but {tuple(volumes[:, :1].shape)} is needed.")
+        excluded = torch.zeros_like(masks) if exclude is None else plain(exclude) > 0
+        for name, given in (("mask", masks), ("region to exclude", excluded)):
+            if given.shape != volumes[:, :1].shape:
+                raise InputError(
+                    f"the {name} has shape {tuple(given.shape)}, but {tuple(volumes[:, :1].shape)} is needed."
+                )
         heatmaps = []
-        for volume, brain in zip(volumes, masks, strict=True):
-            maps = torch.stack([self._score_plane(volume, brain, network, p, *args, **kwargs) for p in self.planes])
+        for volume, *where in zip(volumes, masks, excluded, strict=True):
+            maps = torch.stack([self._score_plane(volume, *where, network, p, *args, **kwargs) for p in self.planes])
             heatmaps.append(maps[0] if len(maps) == 1 else torch.nanmean(maps, dim=0))
         return torch.stack(heatmaps)[:, None]
 
     def _score_plane(
-        self, volume: Tensor, brain: Tensor, network: Callable[..., Tensor], plane: str, *args: Any, **kwargs: Any
+        self,
+        volume: Tensor,
+        brain: Tensor,
+        excluded: Tensor,
+        network: Callable[..., Tensor],
+        plane: str | None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         """Heatmap (H, W, D) of one volume (C, H, W, D) from the patches of one plane (or from cubes)."""
         size = slice_axis_first(volume, plane).shape[1:]
-        volume = pad_to_window(slice_axis_first(volume, plane), self.window).contiguous()
-        brain = pad_to_window(slice_axis_first(brain, plane), self.window)[0]
-        grid = PatchGrid(brain.shape, self.window, self.stride)
-        visited = grid.touching(brain.cpu())
+        volume, brain, excluded = (
+            pad_to_window(slice_axis_first(v, plane), self.window) for v in (volume, brain, excluded)
+        )
+        volume = volume.contiguous()
+        grid = PatchGrid(brain.shape[1:], self.window, self.stride)
+        visited = grid.touching(brain[0].cpu()) & ~grid.touching(excluded[0].cpu())
         index = torch.nonzero(visited.flatten())[:, 0]
 
         sums = torch.zeros(grid.image_size).flatten()
@@ -117,4 +139,4 @@ class PatchScoreInferer(Inferer):
         offset = [(padded - s) // 2 for padded, s in zip(heatmap.shape, size, strict=True)]
         for axis, (start, length) in enumerate(zip(offset, size, strict=True)):
             heatmap = heatmap.narrow(axis, start, length)
-        return heatmap.movedim(0, PLANES[plane])
+        return heatmap if plane is None else heatmap.movedim(0, PLANES[plane])

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.patches.grid import PatchGrid, channels_last, pad_to_window, patch_window, plain, slice_axis_first
+from medanomaly.patches.grid import (
+    PatchGrid,
+    channels_last,
+    pad_to_window,
+    patch_window,
+    plain,
+    planes_of,
+    slice_axis_first,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class PatchSampler:
         self.dataset, self.batch_size, self.patches_per_epoch = dataset, batch_size, patches_per_epoch
         self.patch_size, self.spatial_dims = patch_size, spatial_dims
         self.window, self.stride = patch_window(patch_size, 1, spatial_dims)
-        self.planes = tuple(planes) if spatial_dims == 2 else ("axial",)  # a cube has no plane
+        self.planes = planes_of(planes, spatial_dims)
         self.min_brain_fraction, self.flip, self.seed = min_brain_fraction, flip, seed
         self.epoch = 0
         self._sources: list[_Source] | None = None
@@ -110,7 +118,7 @@ class PatchSampler:
         cases = (self.dataset[number] for number in range(len(self.dataset)))
         return [self._prepare_plane(case, plane) for case in cases for plane in self.planes]
 
-    def _prepare_plane(self, case: Mapping[str, Any], plane: str) -> _Source:
+    def _prepare_plane(self, case: Mapping[str, Any], plane: str | None) -> _Source:
         volume, brain, label = (
             None if case.get(key) is None else pad_to_window(slice_axis_first(plain(case[key]), plane), self.window)
             for key in ("image", "brain", "label")
@@ -123,9 +131,9 @@ class PatchSampler:
         positions = torch.nonzero(allowed.flatten())[:, 0].int()
         if len(positions) == 0:
             raise InputError(
-                f"the case {case.get('case', '?')} has no patch of {self.patch_size} voxels in the brain that is free of lesion: "
-                "use smaller patches, a finer spacing, or leave the case out."
+                f"the case {case.get('case', '?')} has no patch of {self.patch_size} voxels in the brain that is free "
+                "of lesion: use smaller patches, a finer spacing, or leave the case out."
             )
-        # RAS axis 0 runs from left to right; with the slice axis first it is the second axis, or the slice axis itself
-        left_right = 3 if self.spatial_dims == 3 else None if plane == "sagittal" else 2
+        # RAS axis 0 runs from left to right: the first of a cube's or patch's axes, but across sagittal slices
+        left_right = None if plane == "sagittal" else 2
         return _Source(volume.contiguous(), grid, positions, left_right)

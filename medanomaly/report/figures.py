@@ -37,40 +37,27 @@ def case_figure(
         title: above the picture.
         n_slices: rows; the slices with most lesion, or else with the highest scores.
     """
-    channels = [_canonical(image) for image in images]
-    heat, lesion = _canonical(display), _canonical(label) if label is not None else None
-    spacing = nib.as_closest_canonical(nib.load(display)).header.get_zooms()
-    weight = lesion[0] > 0 if lesion is not None and (lesion[0] > 0).any() else np.maximum(heat[0] - 99, 0)
+    channels = [_canonical(image)[0] for image in images]
+    heat, affine = _canonical(display)
+    lesion = None if label is None else _canonical(label)[0] > 0
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    weight = lesion if lesion is not None and lesion.any() else np.maximum(heat - 99, 0)
     slices = _spread_slices(weight.sum(axis=(0, 1)), n_slices)
-    rows, columns = len(slices), len(channels) + 1
-    figure = Figure(figsize=(3.1 * columns, 3.3 * rows), facecolor="black", layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row, z in enumerate(slices):
-        for column in range(columns):
-            axis = axes[row, column]
-            image = channels[min(column, len(channels) - 1) if column < len(channels) else 0][0]
-            brain = image[heat[0] > 0] if (heat[0] > 0).any() else image
-            low, high = np.percentile(brain, [1, 99.5])
-            axis.imshow(
-                _slice(image, z), cmap="gray", vmin=low, vmax=high, aspect=spacing[1] / spacing[0], origin="lower"
-            )
-            if column == len(channels):
-                shown = _slice(heat[0], z)
-                axis.imshow(
-                    np.ma.masked_less(shown, 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75,
-                    aspect=spacing[1] / spacing[0], origin="lower",
-                )  # fmt: skip
-            if lesion is not None and column == len(channels) and (_slice(lesion[0], z) > 0).any():
-                axis.contour(_slice(lesion[0], z) > 0, levels=[0.5], colors="lime", linewidths=0.8)
-            axis.set_axis_off()
-            if row == 0:
-                name = [
-                    *names,
-                    *(f"channel {n}" for n in range(len(names), len(channels))),
-                    "heatmap (top 10 % of normal)",
-                ][column]
-                axis.set_title(name, color="white", fontsize=9)
+    titles = [*names, *(f"channel {n}" for n in range(len(names), len(channels))), "heatmap (top 10 % of normal)"]
+    figure = Figure(figsize=(3.1 * len(titles), 3.3 * len(slices)), facecolor="black", layout="constrained")
+    axes = figure.subplots(len(slices), len(titles), squeeze=False)
+    style: dict[str, Any] = {"aspect": spacing[1] / spacing[0], "origin": "lower"}
+    for row, z in zip(axes, slices, strict=True):
+        for axis, image in zip(row, [*channels, channels[0]], strict=True):
+            low, high = np.percentile(image[heat > 0], [1, 99.5])
+            axis.imshow(_slice(image, z), cmap="gray", vmin=low, vmax=high, **style)
             axis.text(0.02, 0.5, "R", color="white", fontsize=7, transform=axis.transAxes, va="center")
+            axis.set_axis_off()
+        row[-1].imshow(np.ma.masked_less(_slice(heat, z), 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75, **style)
+        if lesion is not None and lesion[:, :, z].any():
+            row[-1].contour(_slice(lesion, z), levels=[0.5], colors="lime", linewidths=0.8)
+    for axis, name in zip(axes[0], titles, strict=True):
+        axis.set_title(name, color="white", fontsize=9)
     if title:
         figure.suptitle(title, color="white", fontsize=10)
     _save(figure, path)

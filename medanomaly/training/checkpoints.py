@@ -22,7 +22,8 @@ def load_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} is not a checkpoint of this project: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is not a checkpoint of this project: {reason}") from error
 
 
 def load_detector(network: nn.Module, path: str | Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What every detector must do, in 2-D and 3-D, with one channel and several. A new detector adds its rows to the tables."""
+"""What every detector must do, in 2-D and 3-D, with one channel and three. A new detector adds rows to the tables."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def made_case(shape=SHAPE, channels=2, seed=0):
 
 
 def gaussian_mean_over_brain(image, brain, sigma, spacing):
-    """For each brain voxel, the mean of all brain voxels weighted by exp(-distance^2 / (2 sigma^2)), distances in mm."""
+    """For each brain voxel, the mean of all brain voxels weighted by exp(-distance^2 / (2 sigma^2)), in mm."""
     places = np.argwhere(brain) * np.asarray(spacing)
     squares = ((places[:, None] - places[None]) ** 2).sum(axis=-1)
     weights = np.exp(-squares / (2 * sigma**2))

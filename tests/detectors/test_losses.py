@@ -30,7 +30,7 @@ def test_the_gradient_of_a_linear_critic_is_its_weight(shape, weight, length):
 
 
 def test_the_penalty_is_taken_for_each_sample_at_a_place_of_its_own_between_real_and_fake():
-    """C(x) = |x|^2 / 2 has the gradient x, so the penalty shows where it was taken; one step a sample, each in [0, 1]."""
+    """C(x) = |x|^2 / 2 has the gradient x, so the penalty shows where it was taken."""
     seen = []
 
     def critic(patches):

@@ -105,7 +105,7 @@ def test_draws_without_a_lesion_are_left_out():
     for name in METRICS:
         assert intervals[name] == pytest.approx(slow[name], abs=2e-4)
     labels[1][:] = False
-    assert np.isnan([intervals for intervals in bootstrap_over_cases(scores, labels).values()]).all()
+    assert np.isnan(list(bootstrap_over_cases(scores, labels).values())).all()
 
 
 @pytest.mark.parametrize(

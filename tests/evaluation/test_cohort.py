@@ -218,26 +218,26 @@ def test_the_intensity_on_the_spot_is_the_normalised_scan(folder):
     assert auroc == pytest.approx(roc_auc_score(pooled("a")[1], array[brain]))
 
 
-def first_channel(volume, network, mask):
-    return torch.where(mask > 0, volume[:, :1], torch.nan)
+def first_channel(volume, network, mask, exclude=None):
+    scored = (mask > 0) if exclude is None else (mask > 0) & (exclude == 0)
+    return torch.where(scored, volume[:, :1], torch.nan)
 
 
-@pytest.mark.parametrize("patch_size", [1, 2, 4])
-def test_calibration_leaves_out_voxels_that_can_share_a_patch_with_a_label(patch_size):
-    shape, lesion = (20, 18, 16), np.array([9, 8, 3])
+def test_calibration_leaves_out_what_touches_a_label():
+    shape = (20, 18, 16)
     image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
     brain, label = torch.zeros(1, *shape), torch.zeros(1, *shape)
     brain[:, 2:18, 1:17, 1:15] = 1
-    label[0][tuple(lesion)] = 1
+    label[:, 8:11, 8:10, 3] = 1
     dataset = [{"image": image, "brain": brain}, {"image": image + 1, "brain": brain, "label": label}]
-    distance = np.abs(np.indices(shape) - lesion[:, None, None, None]).max(axis=0)
-    inside = brain[0].numpy() > 0
-    expected = [image[0].numpy()[inside], image[0].numpy()[inside & (distance >= patch_size)] + 1]
-    assert expected[1].size < expected[0].size
-    found = calibrate(dataset, first_channel, None, patch_size=patch_size, settings={"patch_size": patch_size})
-    by_hand = Calibration.fit(expected, "2 held-out normal cases", {"patch_size": patch_size})
-    assert found == by_hand
+    inside, normal = brain[0].numpy() > 0, (brain[0].numpy() > 0) & (label[0].numpy() == 0)
+    expected = [image[0].numpy()[inside], image[0].numpy()[normal] + 1]
+    assert expected[0].size - expected[1].size == 6
+    found = calibrate(dataset, first_channel, None, settings={"stride": 4})
+    assert found == Calibration.fit(expected, "2 held-out normal cases", {"stride": 4})
     assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training cases, because")
+    with pytest.raises(InputError, match="no tissue that is free of lesion"):
+        calibrate([{"image": image, "brain": brain, "label": brain}], first_channel, None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from monai.data.utils import dense_patch_slices
 
 from medanomaly.errors import ConfigError
 from medanomaly.patches import PatchGrid
-from medanomaly.patches.grid import pad_to_window, patch_window, slice_axis_first
+from medanomaly.patches.grid import pad_to_window, patch_window, planes_of, slice_axis_first
 
 # (volume, window, stride)
 GRIDS = [
@@ -133,7 +133,8 @@ def test_slices_of_a_plane(plane, cut):
 
 def test_an_unknown_plane_is_refused():
     with pytest.raises(ConfigError, match="'transverse' is unknown: use one of axial, coronal, sagittal"):
-        slice_axis_first(torch.zeros(1, 2, 2, 2), "transverse")
+        planes_of(["axial", "transverse"], 2)
+    assert planes_of(["transverse"], 3) == (None,)
 
 
 def test_padding_centres_a_small_volume():

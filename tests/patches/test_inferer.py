@@ -78,11 +78,10 @@ def loop_over_patches(volume, mask, network, patch_size, stride, spatial_dims, p
         if not mask[0][where].any():
             continue
         patch = volume[(slice(None), *where)]
-        # a cube is shown slice by slice: (C, D, H, W)
-        patch = patch.squeeze(1 + AXES[plane]) if spatial_dims == 2 else patch.permute(0, 3, 1, 2)
+        patch = patch.squeeze(1 + AXES[plane]) if spatial_dims == 2 else patch
         score = network(patch[None])[0]
         if score.ndim > 1:
-            score = score[0].unsqueeze(AXES[plane]) if spatial_dims == 2 else score[0].permute(1, 2, 0)
+            score = score[0].unsqueeze(AXES[plane]) if spatial_dims == 2 else score[0]
         sums[where] += score
         counts[where] += 1
     heatmap = torch.where(counts > 0, sums / counts, torch.nan)
@@ -98,11 +97,11 @@ def monai_windows(volume, network, patch_size, stride, spatial_dims, plane):
         window[AXES[plane]], overlap[AXES[plane]] = 1, 0.0
 
     def predictor(patches):
-        shown = patches.squeeze(thin) if spatial_dims == 2 else patches.permute(0, 1, 4, 2, 3)
+        shown = patches.squeeze(thin) if spatial_dims == 2 else patches
         scores = network(shown)
         if scores.ndim == 2:
             return scores.view(-1, 1, 1, 1, 1).expand(-1, 1, *window).clone()
-        return (scores.unsqueeze(thin) if spatial_dims == 2 else scores.permute(0, 1, 3, 4, 2)).clone()
+        return (scores.unsqueeze(thin) if spatial_dims == 2 else scores).clone()
 
     return sliding_window_inference(volume, window, 7, predictor, overlap=overlap, mode="constant")
 
@@ -218,3 +217,19 @@ def test_further_arguments_reach_the_network():
 def test_what_cannot_be_scored_is_refused(volume, mask, message):
     with pytest.raises(InputError, match=message):
         PatchScoreInferer(8, 4)(volume, Scorer("patch", 8, 2), mask=mask)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_patches_that_touch_the_excluded_region_are_not_visited(spatial_dims):
+    shape, volume = (11, 12, 9), made_volume((11, 12, 9))
+    network = Scorer("patch", 4, spatial_dims)
+    exclude = torch.zeros(1, 1, *shape)
+    exclude[0, 0, 4, 5, 3] = 1
+    inferer = PatchScoreInferer(4, 2, spatial_dims)
+    heatmap = inferer(volume, network, mask=torch.ones(1, 1, *shape), exclude=exclude)
+    poisoned = torch.where(exclude > 0, torch.inf, volume)  # a patch that saw it would give a score that is not finite
+    assert torch.equal(
+        inferer(poisoned, network, mask=torch.ones(1, 1, *shape), exclude=exclude).isnan(), heatmap.isnan()
+    )
+    assert heatmap[0, 0, 4, 5, 3].isnan()
+    assert heatmap[0, 0, :, :, 8 if spatial_dims == 2 else 7].isfinite().any()

@@ -1,4 +1,4 @@
-"""Every voxel of the made volumes holds a number of its own, so a drawn patch tells where it was cut and how it lies."""
+"""Every voxel of the made volumes holds a number of its own, so a patch tells where it was cut and how it lies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 def numbered_case(first=0, channels=1):
-    """Channel c of the voxel number n holds n + first + c * 1e6; the brain is an odd block, the label a few voxels of it."""
+    """Channel c of the voxel number n holds n + first + c * 1e6; the brain is a block, the label a few voxels of it."""
     numbers = torch.arange(torch.Size(SHAPE).numel(), dtype=torch.float32).view(1, *SHAPE) + first
     image = torch.cat([numbers + 1e6 * channel for channel in range(channels)])
     brain, label = torch.zeros(2, 1, *SHAPE)
@@ -60,7 +60,7 @@ def draw(dataset, n=300, epoch=1, **settings):
         (2, "axial", [(0, 1), (1, 1)], [(0, -1), (1, 1)]),
         (2, "coronal", [(0, 1), (2, 1)], [(0, -1), (2, 1)]),
         (2, "sagittal", [(1, 1), (2, 1)], None),  # left to right is not in the plane
-        (3, "axial", [(2, 1), (0, 1), (1, 1)], [(2, 1), (0, -1), (1, 1)]),
+        (3, "axial", [(0, 1), (1, 1), (2, 1)], [(0, -1), (1, 1), (2, 1)]),  # a cube has no plane
     ],
 )
 @pytest.mark.parametrize("flip", [False, True])

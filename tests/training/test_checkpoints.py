@@ -55,7 +55,7 @@ def write_truncated(path):
         lambda path: path.write_bytes(b"\x00\x01garbage" * 50),
         lambda path: path.write_text("a text, no model"),
         lambda path: torch.save(Malicious(), path),
-        lambda path: path.write_bytes(pickle.dumps(Malicious())),
+        lambda path: path.write_bytes(pickle.dumps(Malicious(), protocol=2)),
     ],
     ids=["folder", "truncated", "empty", "garbage", "text", "code", "pickled code"],
 )

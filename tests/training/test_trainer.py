@@ -154,7 +154,7 @@ def test_the_seed_changes_the_steps(trainer, whole):
         ([5.0, 3.0, 4.0, 2.0, 6.0], 9, 5, 4),
         ([5.0, 3.0, 4.0, 2.0, 6.0], 1, 3, 2),  # stops at the first that is no better
         ([5.0, 3.0, 4.0, 2.0, 6.0], 2, 5, 4),  # 2 comes in time
-        ([1.0, 2.0, 3.0, 0.5, 0.5], 3, 4, 1),
+        ([1.0, 2.0, 3.0, 4.0, 0.5], 3, 4, 1),
         ([1.0, 0.99999, 0.99998, 0.99997, 0.5], 3, 4, 4),  # better by less than 1e-4 does not count as progress ...
         ([1.0, 0.9998, 0.9996, 0.9994, 0.9992], 1, 5, 5),  # ... by more than that it does
     ],
@@ -187,7 +187,7 @@ def test_another_training_is_never_overwritten(trainer):
     assert len(before) == 3
     with pytest.raises(InputError, match="holds a training already: set resume"):
         trainer(max_epochs=2).run()
-    assert {path: path.read_bytes() for path in first.ckpt_dir.rglob("*")  if path.is_file()} == before
+    assert {path: path.read_bytes() for path in first.ckpt_dir.rglob("*") if path.is_file()} == before
 
 
 def test_a_training_loss_that_is_not_finite_ends_the_training(trainer):
@@ -200,7 +200,7 @@ def test_a_training_loss_that_is_not_finite_ends_the_training(trainer):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_validation_loss_that_is_not_finite_ends_the_training(trainer, bad):
     run = trainer(detector=scripted([1.0, bad, 1.0]))
-    with pytest.raises(TrainingError, match="validation loss became (nan|inf) in epoch 2"):
+    with pytest.raises(TrainingError, match=r"validation loss became (nan|inf) in epoch 2"):
         run.run()
     assert not run.model_file.exists()
     assert load_checkpoint(run.ckpt_dir / "last.pt")["epoch"] == 1
