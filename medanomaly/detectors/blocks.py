@@ -80,3 +80,12 @@ def init_dcgan(module: nn.Module) -> None:
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def init_he(module: nn.Module) -> None:
+    """Weights that keep the signal's size through leaky ReLUs (He et al. 2015); for ``nn.Module.apply``.
+
+    For networks without batch norm, where N(0, 0.02) shrinks the signal at every layer until code and critic are blind.
+    """
+    if isinstance(module, nn.modules.conv._ConvNd):
+        nn.init.kaiming_normal_(module.weight, a=0.2)

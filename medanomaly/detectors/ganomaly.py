@@ -16,12 +16,17 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
+from medanomaly.detectors.blocks import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan, init_he
 from medanomaly.detectors.losses import critic_loss_bce, critic_loss_wgan_gp
 from medanomaly.errors import ConfigError, TrainingError
 
-# What the papers state: (weights of adversarial, contextual and encoder loss, learning rate)
-PAPER_SETTINGS = {"A": ((1.0, 50.0, 1.0), 2e-4), "K": ((1.0, 70.0, 10.0), 2e-3)}
+# What the papers state: weights of adversarial, contextual and encoder loss; learning rate; critic; score
+PAPER_SETTINGS = {
+    "A": ((1.0, 50.0, 1.0), 2e-4, "bce", "encoder"),
+    "K": ((1.0, 70.0, 10.0), 2e-3, "wgan-gp", "modified"),
+}
+# Paper 003 does not give K's layers. With ours and a gradient penalty, its rate of 2e-3 lets the losses run away.
+WGAN_GP_LEARNING_RATE = 5e-4
 
 
 class GANomaly(Detector):
@@ -31,12 +36,14 @@ class GANomaly(Detector):
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
         latent_dim: length of the codes z and z_hat.
         variant: "A" (two encoders) or "K" (the discriminator encodes).
-        critic: "bce" or "wgan-gp"; the loss of the discriminator.
+        critic: "bce" or "wgan-gp", the loss of the discriminator; the variant's paper if not given.
         features: channels of the first convolution; 64 in 2-D and 32 in 3-D if not given.
         weights: of the adversarial, contextual and encoder loss; the variant's paper if not given.
-        learning_rate: of both Adam optimisers, with betas (0.5, 0.999); the variant's paper if not given.
+        learning_rate: of both Adam optimisers, with betas (0.5, 0.999); if not given, the variant's paper, but 5e-4
+            for variant K with "wgan-gp".
         score: "encoder", the mean of ``(z - z_hat)^2``; "modified", the same with each element's median subtracted and
             divided by its median absolute deviation on training patches; "residual", the map ``mean_c |x - x_hat|``.
+            The variant's paper if not given.
     """
 
     def __init__(
@@ -45,14 +52,16 @@ class GANomaly(Detector):
         patch_size: int = 16,
         spatial_dims: int = 2,
         latent_dim: int = 100,
-        variant: str = "K",
-        critic: str = "wgan-gp",
+        variant: str = "A",
+        critic: str | None = None,
         features: int | None = None,
         weights: tuple[float, float, float] | None = None,
         learning_rate: float | None = None,
-        score: str = "modified",
+        score: str | None = None,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
+        paper_weights, paper_rate, paper_critic, paper_score = PAPER_SETTINGS.get(variant, PAPER_SETTINGS["A"])
+        critic, score = critic or paper_critic, score or paper_score
         for name, value, known in (
             ("variant", variant, ("A", "K")),
             ("critic", critic, ("bce", "wgan-gp")),
@@ -62,9 +71,9 @@ class GANomaly(Detector):
                 raise ConfigError(f"GANomaly: {name} is {value!r}; use one of {', '.join(map(repr, known))}.")
         features = features or (64 if spatial_dims == 2 else 32)
         self.variant, self.critic_loss, self.score = variant, critic, score
-        paper_weights, paper_rate = PAPER_SETTINGS[variant]
         self.weights = tuple(weights or paper_weights)
-        self.learning_rate = learning_rate or paper_rate
+        default_rate = WGAN_GP_LEARNING_RATE if (variant, critic) == ("K", "wgan-gp") else paper_rate
+        self.learning_rate = learning_rate or default_rate
 
         norm = None if critic == "wgan-gp" else "batch"
         shape = (patch_size, spatial_dims, features)
@@ -82,6 +91,9 @@ class GANomaly(Detector):
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
         self.apply(init_dcgan)
+        if norm is None:
+            for part in (self.trunk, self.critic_head, *(self.encoder if variant == "K" else ())):
+                part.apply(init_he)
         self.median = nn.Buffer(torch.zeros(latent_dim))
         self.mad = nn.Buffer(torch.ones(latent_dim))
 

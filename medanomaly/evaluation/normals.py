@@ -44,5 +44,6 @@ def calibrate(
                 "patch size: hold out healthy cases under 'validation', or use smaller patches."
             )
         scores.append(heatmap[normal])
-    kind = "held-out normal cases" if held_out else "training cases, because no held-out normal cases were given"
+    cases = f"case{'s' if len(scores) > 1 else ''}"
+    kind = f"held-out normal {cases}" if held_out else f"training {cases}, because no held-out normal cases were given"
     return Calibration.fit(scores, source=f"{len(scores)} {kind}", settings=dict(settings or {}))

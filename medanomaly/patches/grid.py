@@ -22,8 +22,10 @@ def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple
     """
     if spatial_dims not in (2, 3):
         raise ConfigError(f"spatial_dims is {spatial_dims}, but patches are 2-D or 3-D: set it to 2 or 3.")
-    if patch_size < 1 or stride < 1:
-        raise ConfigError(f"patch_size={patch_size} and stride={stride} must both be at least 1.")
+    if not 1 <= stride <= patch_size:
+        raise ConfigError(
+            f"stride={stride} must be from 1 to patch_size={patch_size}: patches further apart would leave gaps."
+        )
     if spatial_dims == 2:
         return (1, patch_size, patch_size), (1, stride, stride)
     return (patch_size,) * 3, (stride,) * 3

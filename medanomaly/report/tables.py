@@ -17,7 +17,7 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
         result: what ``evaluate_cohort`` returns.
         title: above the table.
     """
-    table = Table(title=title or f"{result['n_cases']} cases, voxels in the brain only", title_justify="left")
+    table = Table(title=title or f"Cases: {result['n_cases']}; voxels in the brain only", title_justify="left")
     table.add_column("detector")
     for column in (
         "voxel AUROC",

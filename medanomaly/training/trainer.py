@@ -27,7 +27,7 @@ class DetectorTrainer(Trainer):
     After each epoch the validation loss is measured on the same held-out patches, ``last.pt`` (weights, optimisers,
     counters) and, if it is the lowest so far, ``best.pt`` are written. Training ends after ``max_epochs``, or after
     ``patience`` epochs without a relative improvement of 1e-4. Then the best weights are loaded, the detector fits its
-    statistics on training patches, and ``model_file`` is written: it exists only when training has ended.
+    statistics on training patches, and ``model_file`` is written, and not before.
 
     The randomness of an epoch comes from ``seed`` and the epoch alone, so a training that is resumed ends with the same
     weights, bit for bit, as one that was never interrupted (on the CPU; same machine, same number of threads).

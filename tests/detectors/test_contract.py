@@ -28,7 +28,8 @@ LEARNERS = [
     ("ganomaly", {"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, 3, 2, 250),
     ("ganomaly", {"variant": "A", "critic": "bce", "features": 8, "latent_dim": 16}, 1, 3, 120),
     ("ganomaly", {"variant": "K", "critic": "bce", "features": 16, "latent_dim": 16, "score": "residual"}, 3, 2, 250),
-    ("ganomaly", {"features": 16, "latent_dim": 16, "learning_rate": 5e-4}, 1, 2, 300),  # K, wgan-gp, modified score
+    ("ganomaly", {"variant": "K", "features": 16, "latent_dim": 16}, 1, 2, 300),  # wgan-gp, modified score
+    ("ganomaly", {"variant": "K", "features": 8, "latent_dim": 16}, 1, 3, 120),
 ]
 
 

@@ -235,7 +235,7 @@ def test_calibration_leaves_out_what_touches_a_label():
     assert expected[0].size - expected[1].size == 6
     found = calibrate(dataset, first_channel, None, settings={"stride": 4})
     assert found == Calibration.fit(expected, "2 held-out normal cases", {"stride": 4})
-    assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training cases, because")
+    assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training case, because")
     with pytest.raises(InputError, match="no tissue that is free of lesion"):
         calibrate([{"image": image, "brain": brain, "label": brain}], first_channel, None)
 

@@ -72,7 +72,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, write):
         network(in_channels=2).state_dict(),
         network(patch_size=32).state_dict(),
         network(latent_dim=9).state_dict(),
-        network(variant="A").state_dict(),
+        network(variant="K").state_dict(),
         network(spatial_dims=3).state_dict(),
         {"epoch": 3, "detector": network().state_dict()},
         {},
