@@ -236,6 +236,7 @@ def test_scores_follow_their_formulas(trained):
     }
     for trained.score, scores in expected.items():
         assert torch.allclose(trained(patches), scores, rtol=1e-4, atol=1e-7), trained.score
+    trained.score = "modified"
     trained.mad.zero_()  # all died: the plain errors are left
     assert torch.allclose(trained(patches), expected["encoder"], rtol=1e-4, atol=1e-9)
 

@@ -27,7 +27,7 @@ def sampler(seed=0, batch_size=8):
 
 def network(kind=GANomaly, **arguments):
     torch.manual_seed(7)
-    return kind(features=4, latent_dim=8, **arguments)
+    return kind(**{"variant": "K", "features": 4, "latent_dim": 8, **arguments})
 
 
 class Scripted(GANomaly):
