@@ -63,7 +63,7 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
             scores / case["case"] / f"{case['case']}_display.nii.gz",
             output / "pictures" / f"{case['case']}.png",
             label=case["label"],
-            names=[f"{name}-like" for name in CONTRASTS],
+            names=[f"{name.upper()}-like" for name in CONTRASTS],
             title=case["case"],
         )
     return dict(json.loads((evaluation / "metrics.json").read_text()))

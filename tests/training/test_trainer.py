@@ -230,7 +230,7 @@ def test_each_epoch_trains_on_new_patches_and_is_measured_on_the_same(trainer, m
 
     monkeypatch.setattr(GANomaly, "validation_loss", look)
     recorder = Recorder()
-    trainer(recorder=recorder).run()
+    trainer(recorder=recorder, detector=network(variant="A")).run()
     assert len(measured) == 4 and all(torch.equal(batch, measured[0]) for batch in measured)
     epochs = [torch.cat(batches) for batches in recorder.patches.values()]
     assert not any(torch.equal(epochs[i], epochs[j]) for i in range(4) for j in range(i))
