@@ -41,8 +41,10 @@ def demo(
 
 @app.command()
 def train(
-    datalist: Annotated[Path, typer.Option(help="JSON with 'training' and, better, 'validation': healthy cases only.")],
     output: Annotated[Path, typer.Option(help="Folder of the new model, a MONAI bundle.")],
+    datalist: Annotated[
+        Path | None, typer.Option(help="JSON with 'training' and, better, 'validation': healthy cases only.")
+    ] = None,
     bundle: Annotated[
         str, typer.Option(help="A bundle that comes with medanomaly, or the folder of one.")
     ] = "ganomaly",
@@ -50,30 +52,40 @@ def train(
     brain: Annotated[str | None, typer.Option(help="given, nonzero, or a command with {image} and {mask}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, patches and noise.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training that --output holds.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in --output, with its data and settings.")
+    ] = False,
     device: Device = None,
     setting: Setting = None,
 ) -> None:
     """Train a detector on healthy scans; go on with --resume."""
     from medanomaly.data import read_datalist
-    from medanomaly.errors import InputError
+    from medanomaly.errors import ConfigError, InputError
     from medanomaly.experiments.bundles import copy_bundle, run_bundle
 
-    dataset_dir = data_root or datalist.parent
-    first = read_datalist(datalist, "training", dataset_dir)[0]
-    settings = {
-        "dataset_dir": str(dataset_dir.absolute()),
-        "datalist": str(datalist.absolute()),
-        "in_channels": len(first["image"]),
-        "seed": seed,
-        **({"max_epochs": epochs} if epochs is not None else {}),
-        **({"brain_mask": brain} if brain is not None else {}),
-        **_settings(setting),
-    }
-    if (output / "checkpoints" / "last.pt").exists() and not resume:
+    most_epochs = {} if epochs is None else {"max_epochs": epochs}
+    begun = (output / "checkpoints" / "last.pt").exists()
+    if resume and begun:
+        if setting or brain is not None or seed != 0:
+            raise ConfigError(f"--resume goes on with the settings in {output}: leave out --set, --brain and --seed.")
+        root = output.resolve()
+    elif begun:
         raise InputError(f"{output} holds a training already: go on with it by --resume, or choose another --output.")
-    root = copy_bundle(bundle, output, settings)
-    run_bundle(root, "train", resume=resume, **_device(device))
+    else:
+        if datalist is None:
+            raise InputError("there is nothing to train on: name a datalist with --datalist (see README, 'Your data').")
+        dataset_dir = data_root or datalist.parent
+        settings = {
+            "dataset_dir": str(dataset_dir.absolute()),
+            "datalist": str(datalist.absolute()),
+            "in_channels": len(read_datalist(datalist, "training", dataset_dir)[0]["image"]),
+            "seed": seed,
+            **({"brain_mask": brain} if brain is not None else {}),
+            **most_epochs,
+            **_settings(setting),
+        }
+        root = copy_bundle(bundle, output, settings)
+    run_bundle(root, "train", resume=resume, **most_epochs, **_device(device))
     print(f"\nThe model is in {root}. Score scans with it:\n  medanomaly score SCAN --model {output} --output out")
 
 

@@ -134,6 +134,33 @@ def test_evaluation_writes_every_table(scored: Path, trained: Path, cohort: Path
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "detectors.csv", "cases.csv", "roc.png"}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"spatial_dims": 3},
+        {"planes": ["axial", "coronal", "sagittal"]},
+        {"patch_size": 32, "stride": 8},
+        {"variant": "K", "score": "residual"},
+        {"spacing": None},
+    ],
+    ids=str,
+)
+def test_settings_of_the_model_reach_every_part(settings: dict[str, object], cohort: Path, tmp_path: Path) -> None:
+    common = {"bundle_root": str(tmp_path), "dataset_dir": str(cohort.parent), "spacing": [3, 3, 3], **settings}
+    workflow("train", **common, max_epochs=1, patches_per_epoch=16, batch_size=16).run()
+    workflow("inference", **common).run()
+    for case in json.loads(cohort.read_text())["test"]:
+        heatmap, brain = (
+            np.asarray(nib.load(path).dataobj)
+            for path in (
+                tmp_path / "scores" / case["case"] / f"{case['case']}_heatmap.nii.gz",
+                cohort.parent / case["brain"],
+            )
+        )
+        np.testing.assert_array_equal(np.isfinite(heatmap), brain > 0)
+        assert heatmap[brain > 0].std() > 0
+
+
 def test_other_settings_than_the_model_was_trained_with_are_refused(trained: Path, cohort: Path) -> None:
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]).run()

@@ -92,7 +92,9 @@ def test_training_is_resumed_or_refused(cohort: Path, model: Path, capsys: pytes
     arguments = ["train", "--datalist", cohort, "--output", model, *SMALL]
     assert medanomaly(*arguments, "--epochs", 1) == 1
     assert "--resume" in capsys.readouterr().err
-    assert medanomaly(*arguments, "--epochs", 2, "--resume") == 0
+    assert medanomaly(*arguments, "--epochs", 2, "--resume") == 1, "settings may not change on the way"
+    assert "leave out --set" in capsys.readouterr().err
+    assert medanomaly("train", "--output", model, "--epochs", 2, "--resume") == 0
     assert "epoch 2/2" in "".join(capsys.readouterr())
 
 
