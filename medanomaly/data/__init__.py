@@ -1,6 +1,6 @@
 """What comes in and goes out: datalists, reading and checking volumes, writing heatmaps, the made demo cohort."""
 
-from medanomaly.data.datalist import cases_from_files, read_datalist
+from medanomaly.data.datalist import cases_from_files, read_datalist, require_cases
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
 from medanomaly.data.writing import SaveHeatmapd, save_on_grid, written_whole
@@ -13,6 +13,7 @@ __all__ = [
     "read_channels",
     "read_datalist",
     "read_volume",
+    "require_cases",
     "save_on_grid",
     "written_whole",
 ]

@@ -50,6 +50,14 @@ def read_datalist(
     return check_case_ids(result, str(path))
 
 
+def require_cases(cases: Sequence[Any]) -> None:
+    """Raise InputError if there are no cases, so that a run with nothing to do does not look like a success."""
+    if len(cases) == 0:
+        raise InputError(
+            "there are no cases: set dataset_dir (or datalist) to a cohort that has the section asked for."
+        )
+
+
 def cases_from_files(
     images: Sequence[str | Path], in_channels: int = 1, brain: str | Path | None = None
 ) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import medanomaly
-from medanomaly.data import LoadCased, read_volume, written_whole
+from medanomaly.data import LoadCased, read_volume, require_cases, written_whole
 from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_over_cases
 from medanomaly.evaluation.calibration import Calibration
@@ -57,10 +57,7 @@ def evaluate_cohort(
     Raises:
         InputError: if there is no case, a case has no label, or a heatmap is missing or lies on another grid.
     """
-    if not cases:
-        raise InputError(
-            "there are no cases to evaluate: set dataset_dir (or datalist) to a cohort with a 'test' list."
-        )
+    require_cases(cases)
     unlabelled = [case["case"] for case in cases if case.get("label") is None]
     if unlabelled:
         raise InputError(

@@ -12,6 +12,8 @@ import torch
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 from monai.bundle.workflows import ConfigWorkflow
 
+from medanomaly.errors import plain_message
+
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "ganomaly"
 CONFIGS = BUNDLE / "configs"
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
@@ -161,9 +163,15 @@ def test_settings_of_the_model_reach_every_part(settings: dict[str, object], coh
         assert heatmap[brain > 0].std() > 0
 
 
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
+def test_a_run_without_data_is_an_error(config: str, tmp_path: Path, trained: Path) -> None:
+    root = tmp_path if config == "train" else trained
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow(config, bundle_root=str(root), spacing=[2, 2, 3]).run()
+    assert "cases" in (plain_message(caught.value) or "") and "dataset_dir" in (plain_message(caught.value) or "")
+
+
 def test_other_settings_than_the_model_was_trained_with_are_refused(trained: Path, cohort: Path) -> None:
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]).run()
-    from medanomaly.errors import plain_message
-
     assert "spacing = [2, 2, 3]" in (plain_message(caught.value) or "")

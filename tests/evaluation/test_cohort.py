@@ -202,7 +202,7 @@ def test_cases_without_label_and_no_cases_at_all_are_errors(folder):
     given = cases(folder, "a") + cases(folder, "b", label=None) + [{"case": "c"}]
     with pytest.raises(InputError, match=r"case\(s\) b, c have no 'label'"):
         evaluate(folder, given=given)
-    with pytest.raises(InputError, match="no cases to evaluate"):
+    with pytest.raises(InputError, match="there are no cases"):
         evaluate_cohort([], {"made": HeatmapFolder(folder)}, folder / "out")
 
 
