@@ -36,16 +36,16 @@ clean:
 
 .venv/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	@echo "Installing (about a minute where packages come fast) ..."
-	$(PIP) install --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) -c constraints.txt torch 2>/dev/null \
+	@$(PYTHON) -m venv .venv
+	@echo "Installing into .venv (about a minute where packages come fast) ..."
+	@$(PIP) install --retries 0 --timeout 10 --no-deps --index-url $(TORCH_INDEX) -c constraints.txt torch 2>/dev/null \
 		|| $(PIP) install -c constraints.txt torch
 	@touch $@
 
 .venv/.package: .venv/.torch $(SETUP)
-	PIP_CONSTRAINT=constraints.txt $(PIP) install -e .
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install -e .
 	@touch $@
 
 .venv/.dev: .venv/.torch $(SETUP)
-	PIP_CONSTRAINT=constraints.txt $(PIP) install -e '.[dev]'
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install -e '.[dev]'
 	@touch $@ .venv/.package

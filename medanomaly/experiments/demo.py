@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
 def closing_words(output: str | Path) -> str:
     """What the demo's lesions were, where its results lie, and the three commands for one's own scans."""
     output = Path(output)
+    program = "medanomaly" if shutil.which("medanomaly") else sys.argv[0]  # make runs it without activating .venv
     low, high = LESION_RADIUS_MM
     kinds = "\n".join(
         f"  {kind:8}" + ", ".join(f"{channel} {factor:g}" for channel, factor in factors.items())
@@ -91,9 +94,9 @@ Results in {output}:
   model/                 a MONAI bundle, ready for `python -m monai.bundle run`
 
 Next, with your own scans (a datalist names them; see README, "Your data"):
-  medanomaly train    --bundle ganomaly --datalist cohort.json --output runs/mine
-  medanomaly score    scan.nii.gz --model runs/mine --brain mask.nii.gz --output out
-  medanomaly evaluate --datalist cohort.json --scores out
+  {program} train    --datalist cohort.json --output runs/mine
+  {program} score    scan.nii.gz --brain mask.nii.gz --model runs/mine --output out
+  {program} evaluate --datalist cohort.json --scores out
 """
 
 
