@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from monai.inferers.inferer import Inferer
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from medanomaly.errors import InputError
@@ -118,13 +118,15 @@ class PatchScoreInferer(Inferer):
         visited = grid.touching(brain[0].cpu()) & ~grid.touching(excluded[0].cpu())
         index = torch.nonzero(visited.flatten())[:, 0]
 
+        weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+        device = next(weights, volume).device  # the volume may wait on the CPU while the network is on a GPU
         sums = torch.zeros(grid.image_size).flatten()
         scores = torch.zeros(grid.shape, dtype=torch.float64).flatten()
         batches = torch.split(index, self.batch_size) if len(index) else ()
         for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, disable=not self.progress):
             patches = grid.gather(volume, batch)
             patches = channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches)
-            result = network(patches, *args, **kwargs).float().cpu()
+            result = network(patches.to(device), *args, **kwargs).float().cpu()
             if not torch.isfinite(result).all():
                 raise InputError(
                     "the detector gave a score that is not finite: was its training sound, and is the volume?"
