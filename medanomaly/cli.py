@@ -186,7 +186,19 @@ def main() -> None:
 
 
 def _device(device: str | None) -> dict[str, Any]:
-    return {} if device is None else {"device": f"$torch.device('{device}')"}
+    """The setting for ``--device``, if it names a device that this machine has."""
+    if device is None:
+        return {}
+    import torch
+
+    from medanomaly.errors import ConfigError
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
+    return {"device": f"$torch.device('{device}')"}
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:

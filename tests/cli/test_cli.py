@@ -162,3 +162,12 @@ def test_settings_are_checked(
 ) -> None:
     assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--set", setting) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", "--datalist", cohort, "--model", model, "--output", tmp_path]
+    assert medanomaly(*arguments, "--device", "gpu7") == 1
+    assert "--device gpu7 cannot be used here" in capsys.readouterr().err
+    assert medanomaly(*arguments, "--device", "cpu") == 0
