@@ -51,7 +51,7 @@ def train(
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
     brain: Annotated[str | None, typer.Option(help="given, nonzero, or a command with {image} and {mask}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, patches and noise.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise; 0 if not given.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training in --output, with its data and settings.")
     ] = False,
@@ -61,12 +61,14 @@ def train(
     """Train a detector on healthy scans; go on with --resume."""
     from medanomaly.data import read_datalist
     from medanomaly.errors import ConfigError, InputError
-    from medanomaly.experiments.bundles import copy_bundle, run_bundle
+    from medanomaly.experiments.bundles import copy_bundle, read_settings, run_bundle
 
     most_epochs = {} if epochs is None else {"max_epochs": epochs}
     begun = (output / "checkpoints" / "last.pt").exists()
-    if resume and begun:
-        if setting or brain is not None or seed != 0:
+    if resume and not begun:
+        raise InputError(f"there is no training to go on with in {output}: correct --output, or leave out --resume.")
+    if resume:
+        if setting or brain is not None or seed is not None:
             raise ConfigError(f"--resume goes on with the settings in {output}: leave out --set, --brain and --seed.")
         root = output.resolve()
     elif begun:
@@ -74,19 +76,24 @@ def train(
     else:
         if datalist is None:
             raise InputError("there is nothing to train on: name a datalist with --datalist (see README, 'Your data').")
-        dataset_dir = data_root or datalist.parent
         settings = {
-            "dataset_dir": str(dataset_dir.absolute()),
+            "dataset_dir": None if data_root is None else str(data_root.absolute()),
             "datalist": str(datalist.absolute()),
-            "in_channels": len(read_datalist(datalist, "training", dataset_dir)[0]["image"]),
-            "seed": seed,
+            "in_channels": len(read_datalist(datalist, "training", data_root)[0]["image"]),
+            "seed": seed or 0,
             **({"brain_mask": brain} if brain is not None else {}),
             **most_epochs,
             **_settings(setting),
         }
         root = copy_bundle(bundle, output, settings)
     run_bundle(root, "train", resume=resume, **most_epochs, **_device(device))
-    print(f"\nThe model is in {root}. Score scans with it:\n  medanomaly score SCAN --model {output} --output out")
+    trained = read_settings(root, "inference")
+    channels = trained["in_channels"]
+    scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
+    mask = "--brain MASK " if trained["brain_mask"] == "given" else ""
+    print(
+        f"\nThe model is in {root}. Score scans with it:\n  medanomaly score {scans} {mask}--model {output} --output out"
+    )
 
 
 @app.command()
@@ -108,9 +115,7 @@ def score(
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.data import cases_from_files, read_datalist
     from medanomaly.errors import InputError
-    from medanomaly.evaluation import Calibration
-    from medanomaly.experiments.bundles import read_settings, run_bundle, write_provenance
-    from medanomaly.report import write_score_summary
+    from medanomaly.experiments.bundles import check_provenance, read_settings, run_bundle, write_provenance
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
@@ -129,9 +134,9 @@ def score(
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
+    check_provenance(output, cases)
     run_bundle(model.resolve(), "inference", cases=cases, **settings)
     write_provenance(output, model, cases, settings)
-    write_score_summary(cases, output, Calibration.load(model / "models" / "calibration.json"))
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
         "that scores lower)."
@@ -150,7 +155,7 @@ def evaluate(
     """Voxel and case metrics in the brain, beside plain intensity."""
     from medanomaly.experiments.bundles import read_provenance, run_bundle
 
-    provenance = read_provenance(scores)
+    provenance = read_provenance(scores, required=model is None)
     root = (model or Path(provenance["model"])).resolve()
     target = output or scores / "evaluation"
     brain = {"brain_mask": provenance["brain_mask"]} if "brain_mask" in provenance else {}
@@ -158,7 +163,7 @@ def evaluate(
         root,
         "evaluate",
         datalist=str(datalist.absolute()),
-        dataset_dir=str((data_root or datalist.parent).absolute()),
+        dataset_dir=None if data_root is None else str(data_root.absolute()),
         section=section,
         scores_dir=str(scores.absolute()),
         output_dir=str(target.absolute()),

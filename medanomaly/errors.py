@@ -5,6 +5,7 @@ A message names the file or key, the value that was found, the value that is nee
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from types import TracebackType
@@ -54,3 +55,4 @@ def report_plainly() -> None:
             print(f"\nError: {message}", file=sys.stderr)
 
     sys.excepthook = hook
+    logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # it would say the same, with object addresses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -63,3 +64,9 @@ def make_cohort(
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The datalist of a cohort of one channel."""
     return make_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture
+def cohort_maker() -> Callable[..., Path]:
+    """``make_cohort``, for a test that needs a cohort of its own."""
+    return make_cohort

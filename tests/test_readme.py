@@ -6,11 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from medanomaly.detectors import GANomaly
+from medanomaly.evaluation import Calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +22,7 @@ def test_the_python_example_writes_a_heatmap(cohort: Path, tmp_path: Path, monke
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "runs/mine/models").mkdir(parents=True)
     torch.save(GANomaly().state_dict(), tmp_path / "runs/mine/models/model.pt")
+    Calibration.fit([np.linspace(0, 1, 1000)], "made").save(tmp_path / "runs/mine/models/calibration.json")
     shutil.copy(cohort.parent / "test-1/image0.nii.gz", tmp_path / "scan.nii.gz")
     shutil.copy(cohort.parent / "test-1/brain.nii.gz", tmp_path / "mask.nii.gz")
     monkeypatch.chdir(tmp_path)

@@ -39,9 +39,14 @@ def read_datalist(
     base = Path(base_dir) if base_dir is not None else path.parent
     cases = content.get(section)
     if not cases:
-        near = difflib.get_close_matches(section, [key for key in content if key not in SECTIONS], 1)
+        near = difflib.get_close_matches(
+            section, [k for k in content if k not in SECTIONS or section not in SECTIONS], 1
+        )
         if near or required:
-            hint = f"Did you mean to call {near[0]!r} {section!r}?" if near else "Add the section."
+            hint = "Add the section."
+            if near:
+                hint = f"Did you mean {'to call ' if section in SECTIONS else ''}{near[0]!r}"
+                hint += f" {section!r}?" if section in SECTIONS else "?"
             raise InputError(f"{path} has no cases in {section!r}; its keys are {sorted(content)}. {hint}")
         return []
     if not isinstance(cases, list):

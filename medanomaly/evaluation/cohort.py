@@ -117,7 +117,9 @@ def _evaluate_detector(
         row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
     if calibration is None and normals:
         maps = (source(case) for case in normals)
-        calibration = Calibration.fit([m[np.isfinite(m)] for m in maps], f"{len(normals)} held-out normal cases")
+        calibration = Calibration.fit(
+            [m[np.isfinite(m)] for m in maps], f"{len(normals)} held-out normal case{'s' if len(normals) > 1 else ''}"
+        )
     if calibration is not None:
         abnormal = np.array([case["abnormal"] for case in per_case])
         case_scores = np.array([case["case_score"] for case in per_case])

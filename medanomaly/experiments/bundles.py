@@ -56,6 +56,12 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
         if file != "metadata.json":
             config.update({key: value for key, value in settings.items() if key in config})
             config["bundle_root"] = str(output)
+    inference = configs["inference.json"]
+    shape = [inference["patch_size"]] * inference["spatial_dims"]
+    tensors = configs["metadata.json"]["network_data_format"]
+    tensors["inputs"]["image"].update(num_channels=inference["in_channels"], spatial_shape=shape)
+    tensors["outputs"]["pred"].update(spatial_shape=shape)
+    for file, config in configs.items():
         with written_whole(output / "configs" / file) as temporary:
             temporary.write_text(json.dumps(config, indent=4))
     for extra in ("LICENSE", "docs", "configs/logging.conf"):
@@ -124,20 +130,36 @@ def write_provenance(
     output: Path, model: Path, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> None:
     """Write ``run.json`` beside the heatmaps: which model made them, of which files, when."""
+    earlier = {case["case"]: case for case in read_provenance(output, required=False).get("cases", [])}
     content = {
         "model": str(model.resolve()),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "version": medanomaly.__version__,
-        "cases": list(cases),
+        "cases": list((earlier | {case["case"]: case for case in cases}).values()),
         **{key: value for key, value in settings.items() if key == "brain_mask"},
     }
     with written_whole(output / "run.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
 
-def read_provenance(scores: Path) -> dict[str, Any]:
-    """What :func:`write_provenance` wrote; InputError if ``scores`` is no folder of scores."""
+def check_provenance(output: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError if ``output`` holds the heatmap of another scan under the id of one of these cases."""
+    earlier = {case["case"]: case["image"] for case in read_provenance(output, required=False).get("cases", [])}
+    for case in cases:
+        if earlier.get(case["case"], case["image"]) != case["image"]:
+            raise InputError(
+                f"{output / case['case']} holds the heatmap of {earlier[case['case']][0]}, and {case['image'][0]} "
+                "would replace it: choose another --output, or use a datalist that gives each case a 'case' id."
+            )
+
+
+def read_provenance(scores: Path, required: bool = True) -> dict[str, Any]:
+    """What :func:`write_provenance` wrote; if there is nothing, an InputError if it is ``required``, else empty."""
     file = scores / "run.json"
+    if not file.exists() and not required:
+        return {}
     if not file.exists():
-        raise InputError(f"{scores} has no run.json, so it is no folder that 'medanomaly score' wrote: check --scores.")
+        raise InputError(
+            f"{scores} has no run.json, so the model is not known: check --scores, or name the model with --model."
+        )
     return dict(json.loads(file.read_text()))

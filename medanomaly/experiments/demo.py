@@ -11,7 +11,7 @@ from typing import Any
 from medanomaly.data import make_demo_cohort, read_datalist
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
-from medanomaly.experiments.bundles import copy_bundle, run_bundle
+from medanomaly.experiments.bundles import copy_bundle, run_bundle, write_provenance
 from medanomaly.report import case_figure
 
 DEMO_SETTINGS = {
@@ -47,12 +47,13 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
         make_demo_cohort(cohort, seed=seed)
 
     _say(2, "training GANomaly on the healthy ones")
-    copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "dataset_dir": str(cohort), **settings})
+    copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "datalist": str(datalist), **settings})
     if not (model / "models" / "model.pt").exists():
         run_bundle(model, "train", resume=True)
 
     _say(3, f"scoring the test subjects, heatmaps in {scores}")
     run_bundle(model, "inference", output_dir=str(scores))
+    write_provenance(scores, model, read_datalist(datalist, "test"), {})
 
     _say(4, "evaluating against the known lesions")
     evaluation = output / "evaluation"

@@ -39,6 +39,7 @@ def planes_of(planes: Sequence[str], spatial_dims: int) -> tuple[str | None, ...
     """
     if spatial_dims == 3:
         return (None,)
+    planes = [planes] if isinstance(planes, str) else planes
     for plane in planes:
         if plane not in PLANES:
             raise ConfigError(f"plane {plane!r} is unknown: use one of {', '.join(sorted(PLANES))}.")

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medanomaly.data.reading import LoadCased
 from medanomaly.data.writing import SaveHeatmapd
+from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 
@@ -39,7 +40,12 @@ def brain_mri(
         spacing: voxel size in mm; None keeps the scan's own.
         brain_mask: see :class:`BrainMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
+
+    Raises:
+        ConfigError: if ``spacing`` is not three numbers above 0.
     """
+    if spacing is not None and not _is_spacing(spacing):
+        raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
     keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "nearest")
     steps: list[Any] = [
         LoadCased(in_channels),
@@ -50,6 +56,14 @@ def brain_mri(
     if spacing is not None:
         steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
     return Compose([*steps, NormalisePercentilesd(*percentiles, clip)])
+
+
+def _is_spacing(spacing: Any) -> bool:
+    return (
+        isinstance(spacing, list | tuple)
+        and len(spacing) == 3
+        and all(isinstance(s, int | float) and s > 0 for s in spacing)
+    )
 
 
 def heatmap_to_scan(

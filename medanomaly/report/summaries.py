@@ -40,10 +40,14 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
 
 
 def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration) -> None:
-    """Write ``cases.csv`` beside the heatmaps and print it as a table."""
+    """Write ``cases.csv`` beside the heatmaps (rows of other cases there stay) and print these cases as a table."""
     summaries = [summarise_case(case, output_dir, calibration) for case in cases]
-    with written_whole(Path(output_dir) / "cases.csv") as temporary:
-        pd.DataFrame(summaries).to_csv(temporary, index=False)
+    file, rows = Path(output_dir) / "cases.csv", pd.DataFrame(summaries)
+    if file.exists():
+        earlier = pd.read_csv(file, dtype={"case": str})
+        rows = pd.concat([earlier[~earlier["case"].isin(rows["case"])], rows])
+    with written_whole(file) as temporary:
+        rows.to_csv(temporary, index=False)
     show(score_table(summaries, calibration.source))
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
 from medanomaly.detectors.base import Detector
-from medanomaly.errors import InputError, TrainingError
+from medanomaly.errors import ConfigError, InputError, TrainingError
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.training.checkpoints import load_checkpoint
 
@@ -48,6 +48,7 @@ class DetectorTrainer(Trainer):
             ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]``.
 
     Raises:
+        ConfigError: if ``max_epochs`` is below 1.
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
         TrainingError: in a step or epoch whose loss is not finite.
     """
@@ -67,6 +68,8 @@ class DetectorTrainer(Trainer):
         progress: bool = True,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
+        if max_epochs < 1:
+            raise ConfigError(f"max_epochs is {max_epochs}: train for at least 1 epoch.")
         self.detector = network.to(device)
         self.optimizers = network.optimizers()
         self.sampler, self.val_data_loader = train_data_loader, val_data_loader
@@ -177,5 +180,5 @@ class DetectorTrainer(Trainer):
 
 
 def _save_whole(content: Any, path: Path) -> None:
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)  # to a stream: a path would put the temporary name into the file

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from monai.bundle import verify_net_in_out
 
 from medanomaly import cli
+from medanomaly.experiments.bundles import copy_bundle, run_bundle
 
 SMALL = ["--set", "patches_per_epoch=128", "--set", "batch_size=64", "--set", "spacing=[2,2,3]"]
 
@@ -171,3 +175,67 @@ def test_a_device_that_is_not_there_is_named(
     assert medanomaly(*arguments, "--device", "gpu7") == 1
     assert "--device gpu7 cannot be used here" in capsys.readouterr().err
     assert medanomaly(*arguments, "--device", "cpu") == 0
+
+
+def test_a_heatmap_of_another_scan_is_not_replaced(
+    cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (cohort.parent / case / "image0.nii.gz" for case in ("test-0", "test-1"))
+    arguments = ["--model", model, "--output", tmp_path, "--brain", "nonzero"]
+    assert medanomaly("score", first, *arguments) == 0
+    assert medanomaly("score", first, *arguments) == 0, "the same scan may be scored again"
+    written = (tmp_path / "image0" / "image0_heatmap.nii.gz").read_bytes()
+    assert medanomaly("score", second, *arguments) == 1
+    assert "would replace it" in capsys.readouterr().err
+    assert (tmp_path / "image0" / "image0_heatmap.nii.gz").read_bytes() == written
+
+
+def test_scores_of_the_bundle_command_can_be_evaluated_with_a_named_model(
+    cohort: Path, scores: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scores, tmp_path / "scores", ignore=shutil.ignore_patterns("run.json"))
+    arguments = ["evaluate", "--datalist", cohort, "--scores", tmp_path / "scores"]
+    assert medanomaly(*arguments) == 1
+    assert medanomaly(*arguments, "--model", model) == 0
+
+
+def test_a_trained_bundle_reads_another_datalist_from_its_own_folder(
+    model: Path, tmp_path: Path, cohort_maker: Callable[..., Path]
+) -> None:
+    datalist = cohort_maker(tmp_path / "other", sections=(("test", 1),))
+    (tmp_path / "other" / "test-0").rename(tmp_path / "other" / "moved")
+    datalist.write_text(datalist.read_text().replace("test-0/", "moved/"))
+    run_bundle(model, "inference", datalist=str(datalist), output_dir=str(tmp_path / "out"))
+    assert (tmp_path / "out" / "test-0" / "test-0_heatmap.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["stride=20"], "stride=20 must be from 1 to patch_size=16"),
+        (["spacing=[3,3]"], "spacing is [3, 3]"),
+        (["spacing=[0,1,1]"], "spacing is [0, 1, 1]"),
+        (["spacing=1,1,3"], "spacing is '1,1,3'"),
+        (["max_epochs=0"], "max_epochs is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_found_before_training(
+    settings: list[str], words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", *pairs) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "m" / "checkpoints").exists()
+
+
+def test_there_must_be_something_to_resume(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--resume") == 1
+    assert "no training to go on with" in capsys.readouterr().err
+
+
+def test_the_metadata_of_a_trained_bundle_tells_its_own_channels_and_patches(cohort: Path, tmp_path: Path) -> None:
+    root = copy_bundle("ganomaly", tmp_path, {"in_channels": 2, "patch_size": 32, "spatial_dims": 3})
+    metadata, config = root / "configs" / "metadata.json", root / "configs" / "inference.json"
+    image = json.loads(metadata.read_text())["network_data_format"]["inputs"]["image"]
+    assert (image["num_channels"], image["spatial_shape"]) == (2, [32, 32, 32])
+    verify_net_in_out("network_def", meta_file=str(metadata), config_file=str(config), device="cpu")
