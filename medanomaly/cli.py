@@ -91,9 +91,8 @@ def train(
     channels = trained["in_channels"]
     scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
     mask = "--brain MASK " if trained["brain_mask"] == "given" else ""
-    print(
-        f"\nThe model is in {root}. Score scans with it:\n  medanomaly score {scans} {mask}--model {output} --output out"
-    )
+    print(f"\nThe model is in {root}. Score scans with it:")
+    print(f"  medanomaly score {scans} {mask}--model {output} --output out")
 
 
 @app.command()
