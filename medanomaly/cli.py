@@ -133,7 +133,7 @@ def score(
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
-    check_provenance(output, cases)
+    check_provenance(output, model, cases)
     run_bundle(model.resolve(), "inference", cases=cases, **settings)
     write_provenance(output, model, cases, settings)
     print(

@@ -42,10 +42,15 @@ class SaveHeatmapd(MapTransform):
         scan = case["image"].meta["filename_or_obj"]
         affine = np.asarray(case["pred"].affine)
         shown = heatmap if self.display is None else self.display(heatmap)
-        folder = self.output_dir / case["case"]
-        save_on_grid(heatmap, folder / f"{case['case']}_heatmap.nii.gz", scan, affine)
-        save_on_grid(np.nan_to_num(shown, nan=0.0), folder / f"{case['case']}_display.nii.gz", scan, affine)
+        save_on_grid(heatmap, heatmap_path(self.output_dir, case["case"]), scan, affine)
+        display = np.nan_to_num(shown, nan=0.0)
+        save_on_grid(display, heatmap_path(self.output_dir, case["case"], "display"), scan, affine)
         return case
+
+
+def heatmap_path(folder: str | Path, case: str, kind: str = "heatmap") -> Path:
+    """Where the map of a case lies: ``kind`` is "heatmap" for the raw one, "display" for the one to look at."""
+    return Path(folder) / case / f"{case}_{kind}.nii.gz"
 
 
 def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDArray[Any]) -> None:

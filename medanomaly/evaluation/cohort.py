@@ -21,6 +21,7 @@ from medanomaly.evaluation.bootstrap import bootstrap_over_cases
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_score
 from medanomaly.evaluation.heatmaps import HeatmapSource
+from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import in_brain, roc_curve, voxel_metrics
 
 VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
@@ -64,8 +65,9 @@ def evaluate_cohort(
             f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
             "healthy subject."
         )
+    labels = [_label_on_scan(case) for case in cases]
     rows = [
-        _evaluate_detector(name, source, cases, normals, (calibrations or {}).get(name), n_replicates, seed)
+        _evaluate_detector(name, source, cases, labels, normals, (calibrations or {}).get(name), n_replicates, seed)
         for name, source in detectors.items()
     ]
     result = {
@@ -83,15 +85,16 @@ def _evaluate_detector(
     name: str,
     source: HeatmapSource,
     cases: Sequence[Mapping[str, Any]],
+    labels_on_scan: Sequence[NDArray[np.bool_]],
     normals: Sequence[Mapping[str, Any]],
     calibration: Calibration | None,
     n_replicates: int,
     seed: int,
 ) -> dict[str, Any]:
     scores, labels, per_case = [], [], []
-    for case in tqdm(cases, desc=f"evaluating {name}", leave=False):
+    pairs = zip(cases, labels_on_scan, strict=True)
+    for case, label in tqdm(pairs, desc=f"evaluating {name}", total=len(cases), leave=False):
         heatmap = source(case)
-        label = _label_on_scan(case)
         if heatmap.shape != label.shape:
             raise InputError(
                 f"the heatmap of {case['case']} has shape {heatmap.shape}, but its scan or label {case['label']} has "
@@ -117,9 +120,7 @@ def _evaluate_detector(
         row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
     if calibration is None and normals:
         maps = (source(case) for case in normals)
-        calibration = Calibration.fit(
-            [m[np.isfinite(m)] for m in maps], f"{len(normals)} held-out normal case{'s' if len(normals) > 1 else ''}"
-        )
+        calibration = Calibration.fit([m[np.isfinite(m)] for m in maps], normals_in_words(len(normals)))
     if calibration is not None:
         abnormal = np.array([case["abnormal"] for case in per_case])
         case_scores = np.array([case["case_score"] for case in per_case])
@@ -128,12 +129,12 @@ def _evaluate_detector(
     return row
 
 
-def _label_on_scan(case: Mapping[str, Any]) -> NDArray[Any]:
-    """The label (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
+def _label_on_scan(case: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The lesions (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
     if case.get("image") is None:
-        return np.asarray(read_volume(case["label"]).as_tensor())
+        return np.asarray(read_volume(case["label"]).as_tensor()) > 0
     image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
-    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor())
+    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor()) > 0
 
 
 def _write(result: dict[str, Any], output_dir: Path) -> None:

@@ -13,6 +13,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medanomaly.data import heatmap_path
 from medanomaly.errors import InputError
 from medanomaly.preprocessing import heatmap_to_scan
 
@@ -27,7 +28,7 @@ class HeatmapFolder:
 
     def __call__(self, case: Mapping[str, Any]) -> NDArray[np.float32]:
         """The heatmap (H, W, D) of a case on the grid of its scan; InputError if it was not scored."""
-        path = self.folder / case["case"] / f"{case['case']}_heatmap.nii.gz"
+        path = heatmap_path(self.folder, case["case"])
         if not path.exists():
             raise InputError(
                 f"there is no heatmap {path}: score the case {case['case']} first, or correct the scores folder."

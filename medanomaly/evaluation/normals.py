@@ -44,6 +44,12 @@ def calibrate(
                 "patch size: hold out healthy cases under 'validation', or use smaller patches."
             )
         scores.append(heatmap[normal])
-    cases = f"case{'s' if len(scores) > 1 else ''}"
-    kind = f"held-out normal {cases}" if held_out else f"training {cases}, because no held-out normal cases were given"
-    return Calibration.fit(scores, source=f"{len(scores)} {kind}", settings=dict(settings or {}))
+    return Calibration.fit(scores, source=normals_in_words(len(scores), held_out), settings=settings)
+
+
+def normals_in_words(n_cases: int, held_out: bool = True) -> str:
+    """What a calibration was fitted on, for its ``source``."""
+    cases = "case" if n_cases == 1 else "cases"
+    if held_out:
+        return f"{n_cases} held-out normal {cases}"
+    return f"{n_cases} training {cases}, because no held-out normal cases were given"

@@ -72,8 +72,8 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
     return output
 
 
-def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
-    """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does; returns its parsed settings.
+def run_bundle(root: Path, config: str, **settings: Any) -> None:
+    """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does.
 
     Raises:
         MedanomalyError: what a person needs to know, out of MONAI's chain of errors.
@@ -87,7 +87,7 @@ def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
     try:
         workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)
         workflow.initialize()
-        results = workflow.run()
+        workflow.run()
         workflow.finalize()
     except MedanomalyError:
         raise
@@ -96,7 +96,6 @@ def run_bundle(root: Path, config: str, **settings: Any) -> dict[str, Any]:
         if message is not None:
             raise ConfigError(message) from error
         raise ConfigError(f"{file} failed: {_chain(error)}") from error
-    return {"workflow": workflow, "results": results}
 
 
 def check_settings(settings: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -142,9 +141,12 @@ def write_provenance(
         temporary.write_text(json.dumps(content, indent=1))
 
 
-def check_provenance(output: Path, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Raise InputError if ``output`` holds the heatmap of another scan under the id of one of these cases."""
-    earlier = {case["case"]: case["image"] for case in read_provenance(output, required=False).get("cases", [])}
+def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError if ``output`` holds heatmaps of another model, or of another scan under one of these ids."""
+    provenance = read_provenance(output, required=False)
+    if provenance.get("model", str(model.resolve())) != str(model.resolve()):
+        raise InputError(f"{output} holds heatmaps of the model {provenance['model']}: choose another --output.")
+    earlier = {case["case"]: case["image"] for case in provenance.get("cases", [])}
     for case in cases:
         if earlier.get(case["case"], case["image"]) != case["image"]:
             raise InputError(

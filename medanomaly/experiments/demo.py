@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medanomaly.data import make_demo_cohort, read_datalist
+from medanomaly.data import heatmap_path, make_demo_cohort, read_datalist
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
 from medanomaly.experiments.bundles import copy_bundle, run_bundle, write_provenance
@@ -34,7 +34,8 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
         The result of the evaluation.
 
     Raises:
-        InputError: if ``output`` holds something else than an earlier demo with the same seed.
+        InputError: if ``output`` holds something else than an earlier demo with the same seed, or settings are given
+            for one whose training has begun.
     """
     output = Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "cohort").is_dir():
@@ -43,11 +44,16 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
 
     _say(1, f"making a cohort of healthy brains and brains with lesions in {cohort}")
     datalist = cohort / "datalist.json"
-    if not datalist.exists() or json.loads(datalist.read_text()).get("seed") != seed:
+    if not datalist.exists():
         make_demo_cohort(cohort, seed=seed)
+    elif json.loads(datalist.read_text()).get("seed") != seed:
+        raise InputError(f"{output} holds a demo with another seed: give a new folder with --output.")
 
     _say(2, "training GANomaly on the healthy ones")
-    copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "datalist": str(datalist), **settings})
+    if not (model / "checkpoints" / "last.pt").exists():
+        copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "datalist": str(datalist), **settings})
+    elif settings:
+        raise InputError(f"{output} holds a demo with settings of its own: give a new folder with --output.")
     if not (model / "models" / "model.pt").exists():
         run_bundle(model, "train", resume=True)
 
@@ -63,7 +69,7 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
     for case in read_datalist(datalist, "test"):
         case_figure(
             case["image"],
-            scores / case["case"] / f"{case['case']}_display.nii.gz",
+            heatmap_path(scores, case["case"], "display"),
             output / "pictures" / f"{case['case']}.png",
             label=case["label"],
             names=[f"{name.upper()}-like" for name in CONTRASTS],
@@ -74,7 +80,6 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
 
 def closing_words(output: str | Path) -> str:
     """What the demo's lesions were, where its results lie, and the three commands for one's own scans."""
-    output = Path(output)
     program = "medanomaly" if shutil.which("medanomaly") else sys.argv[0]  # make runs it without activating .venv
     low, high = LESION_RADIUS_MM
     kinds = "\n".join(

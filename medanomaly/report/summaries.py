@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medanomaly.data.writing import written_whole
+from medanomaly.data import heatmap_path, written_whole
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.tables import detector_table, score_table, show
@@ -23,7 +23,6 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         output_dir: the folder that scoring wrote to.
         calibration: of the model, for thresholds from normals.
     """
-    heatmap_file = Path(output_dir) / case["case"] / f"{case['case']}_heatmap.nii.gz"
     heatmap = HeatmapFolder(output_dir)(case)
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
@@ -35,7 +34,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "abnormal": score > threshold,
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
-        "heatmap": str(heatmap_file),
+        "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 
 

@@ -239,3 +239,25 @@ def test_the_metadata_of_a_trained_bundle_tells_its_own_channels_and_patches(coh
     image = json.loads(metadata.read_text())["network_data_format"]["inputs"]["image"]
     assert (image["num_channels"], image["spatial_shape"]) == (2, [32, 32, 32])
     verify_net_in_out("network_def", meta_file=str(metadata), config_file=str(config), device="cpu")
+
+
+def test_heatmaps_of_two_models_are_not_mixed(
+    cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(model, tmp_path / "other")
+    scan, arguments = cohort.parent / "test-0" / "image0.nii.gz", ["--output", tmp_path / "out", "--brain", "nonzero"]
+    assert medanomaly("score", scan, "--model", model, *arguments) == 0
+    assert medanomaly("score", scan, "--model", other, *arguments) == 1
+    assert "holds heatmaps of the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [(["--seed", 1], "another seed"), (["--set", "stride=8"], "settings")])
+def test_a_demo_is_not_mixed_with_another(
+    arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "datalist.json").write_text(json.dumps({"seed": 0}))
+    (tmp_path / "model" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "model" / "checkpoints" / "last.pt").touch()
+    assert medanomaly("demo", "--output", tmp_path, *arguments) == 1
+    assert words in capsys.readouterr().err
