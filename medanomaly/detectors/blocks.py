@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import log2
 
 from monai.networks.layers.factories import Act, Conv, Norm
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medanomaly.errors import ConfigError
 
@@ -42,10 +43,12 @@ def dcgan_trunk(in_channels: int, patch_size: int, spatial_dims: int, features: 
 
 
 def dcgan_head(patch_size: int, spatial_dims: int, features: int, out_channels: int) -> nn.Sequential:
-    """The last layer of a DCGAN encoder: (B, F, 4, 4[, 4]) to (B, out_channels)."""
+    """The last layer of a DCGAN encoder: (B, F, 4, 4[, 4]) to (B, out_channels).
+
+    DCGAN's convolution covers its whole input, which makes it a linear layer; as such it runs three times as fast.
+    """
     width = dcgan_widths(patch_size, features)[-1]
-    conv = Conv[Conv.CONV, spatial_dims]
-    return nn.Sequential(conv(width, out_channels, kernel_size=4, bias=False), nn.Flatten())
+    return nn.Sequential(nn.Flatten(), nn.Linear(width * 4**spatial_dims, out_channels, bias=False))
 
 
 def dcgan_decoder(
@@ -53,27 +56,53 @@ def dcgan_decoder(
 ) -> nn.Sequential:
     """Transposed convolutions from (B, latent_dim) to (B, out_channels, s, s[, s]).
 
-    The output is linear, not tanh: percentile-normalised MRI exceeds 1.
+    The output is linear, not tanh: percentile-normalised MRI exceeds 1. The first transposed convolution starts from a
+    single voxel, so it is a linear layer.
     """
     conv = Conv[Conv.CONVTRANS, spatial_dims]
     widths = dcgan_widths(patch_size, features)[::-1]
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent_dim,) + (1,) * spatial_dims)]
-    channels = latent_dim
-    for level, width in enumerate(widths):
-        step = {"kernel_size": 4} if level == 0 else {"kernel_size": 4, "stride": 2, "padding": 1}
+    channels = widths[0]
+    layers: list[nn.Module] = [
+        nn.Linear(latent_dim, channels * 4**spatial_dims, bias=False),
+        nn.Unflatten(1, (channels,) + (4,) * spatial_dims),
+    ]
+    for width in widths[1:]:
         layers += [
-            conv(channels, width, bias=False, **step),
-            Norm[Norm.BATCH, spatial_dims](width),
+            Norm[Norm.BATCH, spatial_dims](channels),
             Act[Act.RELU](inplace=True),
+            conv(channels, width, kernel_size=4, stride=2, padding=1, bias=False),
         ]
         channels = width
-    layers.append(conv(channels, out_channels, kernel_size=4, stride=2, padding=1))
+    layers += [Norm[Norm.BATCH, spatial_dims](channels), Act[Act.RELU](inplace=True)]
+    if spatial_dims == 2:
+        layers.append(ConvTransposeToImage(channels, out_channels))
+    else:
+        layers.append(conv(channels, out_channels, kernel_size=4, stride=2, padding=1))
     return nn.Sequential(*layers)
+
+
+class ConvTransposeToImage(nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d`` that doubles the size, for the few channels of an image: a matrix product and a fold.
+
+    The same weights and the same sums; on a CPU three to four times as fast for one output channel, for which torch
+    has no good kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, 2 H, 2 W)."""
+        taps = F.conv2d(input, self.weight.flatten(1).t()[:, :, None, None])
+        image = F.fold(taps.flatten(2), (2 * input.shape[2], 2 * input.shape[3]), (4, 4), stride=(2, 2), padding=(1, 1))
+        bias = self.bias
+        assert bias is not None
+        return image + bias[:, None, None]
 
 
 def init_dcgan(module: nn.Module) -> None:
     """Weights N(0, 0.02), batch-norm scale N(1, 0.02), biases 0 (Radford et al. 2016); for ``nn.Module.apply``."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -87,5 +116,5 @@ def init_he(module: nn.Module) -> None:
 
     For networks without batch norm, where N(0, 0.02) shrinks the signal at every layer until code and critic are blind.
     """
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
         nn.init.kaiming_normal_(module.weight, a=0.2)

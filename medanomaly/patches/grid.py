@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from math import ceil, prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.errors import ConfigError
@@ -80,6 +81,28 @@ class PatchGrid:
     def __len__(self) -> int:
         return prod(self.shape)
 
+    def slabs(self, max_voxels: int) -> Iterator[tuple[slice, PatchGrid]]:
+        """The grid in pieces along the first axis: each patch is in one piece, with all of its voxels.
+
+        Args:
+            max_voxels: of a piece; a piece holds at least one position, however large its patches are.
+
+        Yields:
+            The rows of the volume that a piece covers (those of neighbours overlap where patches do), and its grid.
+        """
+        starts, w = self.starts[0], self.window[0]
+        rows = max(max_voxels // prod(self.image_size[1:]), w)
+        first = 0
+        while first < len(starts):
+            last = int(torch.searchsorted(starts, starts[first] + rows - w, right=True))
+            begin, end = int(starts[first]), int(starts[last - 1]) + w
+            piece = copy.copy(self)
+            piece.image_size = (end - begin, *self.image_size[1:])
+            piece.starts = (starts[first:last] - begin, *self.starts[1:])
+            piece.shape = (last - first, *self.shape[1:])
+            yield slice(begin, end), piece
+            first = last
+
     def touching(self, mask: Tensor, min_fraction: float = 0.0) -> Tensor:
         """Which patches hold a voxel of ``mask`` (S0, S1, S2), or that share of voxels: boolean (n0, n1, n2)."""
         counts = torch.as_tensor(mask, dtype=torch.bool).double()
@@ -92,7 +115,7 @@ class PatchGrid:
         windows = volume
         for axis, w in enumerate(self.window):
             windows = windows.unfold(1 + axis, w, 1)
-        i, j, k = (start[n] for start, n in zip(self.starts, torch.unravel_index(index, self.shape), strict=True))
+        i, j, k = self._starts_of(index)
         return windows[:, i, j, k].transpose(0, 1).contiguous()
 
     def sum_of_covering(self, scores: Tensor) -> Tensor:
@@ -109,11 +132,16 @@ class PatchGrid:
     def voxels(self, index: Tensor) -> Tensor:
         """The flat voxel numbers of the patches with flat grid positions ``index`` (N,): (N, w0 * w1 * w2)."""
         _, s1, s2 = self.image_size
-        i, j, k = (start[n] for start, n in zip(self.starts, torch.unravel_index(index, self.shape), strict=True))
-        x, y, z = (torch.arange(w) for w in self.window)
+        i, j, k = self._starts_of(index)
+        x, y, z = (torch.arange(w, device=index.device) for w in self.window)
         offsets = ((x[:, None, None] * s1 + y[:, None]) * s2 + z).flatten()
         first: Tensor = (i * s1 + j) * s2 + k
         return first[:, None] + offsets
+
+    def _starts_of(self, index: Tensor) -> list[Tensor]:
+        """The first voxel along each axis of the patches ``index`` (N,), on the device of ``index``."""
+        places = torch.unravel_index(index, self.shape)
+        return [start.to(index.device)[n] for start, n in zip(self.starts, places, strict=True)]
 
     def _product(self, values: Tensor, axis: int, contract: int) -> Tensor:
         """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over the first or the second."""
@@ -143,3 +171,10 @@ def channels_last(patches: Tensor) -> Tensor:
     """Patches (B, C, H, W[, D]) in the memory layout in which CPU and GPU convolutions are fastest."""
     layout = torch.channels_last if patches.ndim == 4 else torch.channels_last_3d
     return patches.contiguous(memory_format=layout)
+
+
+def network_channels_last(network: nn.Module) -> None:
+    """Lay the convolution weights of ``network`` out as :func:`channels_last` lays out patches; values stay."""
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            parameter.data = channels_last(parameter.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 import pytest
 import torch
@@ -91,6 +92,19 @@ def test_the_last_patch_snaps_to_the_border():
         [0],
         [0, 4, 8, 11],
     ]
+
+
+@pytest.mark.parametrize("max_voxels", [1, 300, 10**6])
+def test_slabs_hold_each_patch_once_with_all_its_voxels(grid, max_voxels):
+    volume = torch.rand((2, *grid.image_size))
+    patches, end = [], 0
+    for rows, slab in grid.slabs(max_voxels):
+        assert slab.image_size == (rows.stop - rows.start, *grid.image_size[1:])
+        assert rows.stop - rows.start == grid.window[0] or slab.image_size[0] * prod(grid.image_size[1:]) <= max_voxels
+        patches.append(slab.gather(volume[:, rows], torch.arange(len(slab))))
+        end = rows.stop
+    assert end == grid.image_size[0]
+    assert torch.equal(torch.cat(patches), grid.gather(volume, torch.arange(len(grid))))
 
 
 @pytest.mark.parametrize("size", [(15, 16, 16), (16, 15, 16), (16, 16, 15)])

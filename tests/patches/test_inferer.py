@@ -11,8 +11,9 @@ from monai.inferers import sliding_window_inference
 from monai.transforms import SpatialPad
 from torch import nn
 
+from medanomaly.detectors import GANomaly
 from medanomaly.errors import InputError
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, inferer
 
 CLOSE = {"rtol": 0, "atol": 1e-5, "equal_nan": True}
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -167,6 +168,58 @@ def test_batch_size_changes_nothing(batch_size, kind):
     assert torch.allclose(heatmap, PatchScoreInferer(8, 4, batch_size=64)(volume, network), **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_slabs_change_nothing(setting, kind, monkeypatch):
+    patch_size, stride, spatial_dims, plane, shape = setting
+    network, volume, mask = Scorer(kind, patch_size, spatial_dims), made_volume(shape), odd_mask(shape)[None, None]
+    exclude = odd_mask(shape, seed=4)[None, None]
+    scorer = PatchScoreInferer(patch_size, stride, spatial_dims, [plane])
+    whole = scorer(volume, network, mask=mask, exclude=exclude)
+    visited, network.batches = sum(network.batches), []
+    monkeypatch.setattr(inferer, "SLAB_VOXELS", 1)
+    assert torch.allclose(scorer(volume, network, mask=mask, exclude=exclude), whole, **CLOSE)
+    assert sum(network.batches) == visited
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_network_can_be_trained_after_it_has_scored(spatial_dims):
+    detector = GANomaly(2, 16, spatial_dims, features=4)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    PatchScoreInferer(16, 8, spatial_dims)(made_volume((16, 17, 18)), detector.eval())
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    detector.train().training_step(torch.rand(2, 2, *[16] * spatial_dims), detector.optimizers())
+
+
+def test_bfloat16_is_close_and_only_when_asked_for():
+    seen = []
+
+    class Product(nn.Linear):
+        def forward(self, patches):
+            result = super().forward(patches.flatten(1))
+            seen.append(result.dtype)
+            return result
+
+    torch.manual_seed(0)
+    network, volume = Product(128, 1), made_volume((13, 14, 5))
+    exact, fast = (PatchScoreInferer(8, 4, amp=amp)(volume, network) for amp in (False, True))
+    assert seen == [torch.float32, torch.bfloat16]
+    assert fast.dtype == torch.float32 and not torch.equal(fast, exact)
+    assert torch.allclose(fast, exact, rtol=0, atol=0.02)
+
+
+def test_compiled_batches_are_all_of_one_size(monkeypatch):
+    network, volume = Scorer("patch", 8, 2), made_volume((13, 14, 5))
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(network) or network)
+    scorer = PatchScoreInferer(8, 4, batch_size=7, compile=True)
+    heatmap = scorer(volume, network)
+    assert set(network.batches) == {7} and compiled == [network]
+    scorer(volume, network)
+    assert compiled == [network]  # once
+    assert torch.allclose(heatmap, PatchScoreInferer(8, 4)(volume, network), **CLOSE)
+
+
 def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
     shape = (20, 18, 4)
     volume, network = made_volume(shape), Scorer("patch", 8, 2)
@@ -175,9 +228,9 @@ def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
     volume[:, :, :, 9:] = 0
     mask = torch.zeros(1, 1, *shape)
     mask[:, :, :8, :9] = 1
-    inferer = PatchScoreInferer(8, 4)
-    heatmap = inferer(volume, network)
-    assert torch.allclose(heatmap, inferer(volume, network, mask=mask), **CLOSE)
+    scorer = PatchScoreInferer(8, 4)
+    heatmap = scorer(volume, network)
+    assert torch.allclose(heatmap, scorer(volume, network, mask=mask), **CLOSE)
     assert torch.isnan(heatmap).any() and not torch.isnan(heatmap[mask > 0]).any()
 
 
@@ -189,10 +242,10 @@ def test_an_empty_mask_gives_no_score_and_asks_for_none():
 
 def test_meta_tensors_give_the_same_plain_heatmap():
     volume, mask = made_volume((13, 14, 5)), odd_mask((13, 14, 5))[None, None]
-    network, inferer = Scorer("voxel", 8, 2), PatchScoreInferer(8, 4)
-    heatmap = inferer(MetaTensor(volume), network, mask=MetaTensor(mask.float()))
+    network, scorer = Scorer("voxel", 8, 2), PatchScoreInferer(8, 4)
+    heatmap = scorer(MetaTensor(volume), network, mask=MetaTensor(mask.float()))
     assert type(heatmap) is torch.Tensor
-    assert torch.equal(heatmap.nan_to_num(-9), inferer(volume, network, mask=mask).nan_to_num(-9))
+    assert torch.equal(heatmap.nan_to_num(-9), scorer(volume, network, mask=mask).nan_to_num(-9))
 
 
 def test_further_arguments_reach_the_network():
@@ -225,11 +278,11 @@ def test_patches_that_touch_the_excluded_region_are_not_visited(spatial_dims):
     network = Scorer("patch", 4, spatial_dims)
     exclude = torch.zeros(1, 1, *shape)
     exclude[0, 0, 4, 5, 3] = 1
-    inferer = PatchScoreInferer(4, 2, spatial_dims)
-    heatmap = inferer(volume, network, mask=torch.ones(1, 1, *shape), exclude=exclude)
+    scorer = PatchScoreInferer(4, 2, spatial_dims)
+    heatmap = scorer(volume, network, mask=torch.ones(1, 1, *shape), exclude=exclude)
     poisoned = torch.where(exclude > 0, torch.inf, volume)  # a patch that saw it would give a score that is not finite
     assert torch.equal(
-        inferer(poisoned, network, mask=torch.ones(1, 1, *shape), exclude=exclude).isnan(), heatmap.isnan()
+        scorer(poisoned, network, mask=torch.ones(1, 1, *shape), exclude=exclude).isnan(), heatmap.isnan()
     )
     assert heatmap[0, 0, 4, 5, 3].isnan()
     assert heatmap[0, 0, :, :, 8 if spatial_dims == 2 else 7].isfinite().any()
