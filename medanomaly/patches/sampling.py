@@ -1,4 +1,4 @@
-"""Training patches: drawn at random from the brain, free of lesion, as one vectorised gather a case and epoch."""
+"""Training patches: drawn at random from the brain, free of lesion, by vectorised gathers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from medanomaly.patches.grid import (
     slice_axis_first,
 )
 
+VOXELS_AT_ONCE = 2**25  # cut in one go: many batches of small patches, few of large cubes
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -28,7 +30,7 @@ class _Source:
     volume: Tensor
     grid: PatchGrid
     positions: Tensor
-    left_right: int | None  # the axis of its patches (B, C, ...) that runs from left to right
+    has_left_right: bool  # whether the first axis of its patches, as the network sees them, runs from left to right
 
 
 class PatchSampler:
@@ -36,7 +38,7 @@ class PatchSampler:
 
     Every patch that holds brain is equally likely within a case, which is what scoring visits later, and every case is
     equally likely. A patch that holds a voxel of ``label`` is never drawn. The volumes are prepared once, at the first
-    draw, and kept as plain tensors.
+    draw, and kept as plain tensors, on the GPU if ``device`` is one; there, patches are cut on the GPU.
 
     The patches of an epoch depend on ``seed`` and the epoch alone, so training can be resumed exactly.
 
@@ -50,6 +52,7 @@ class PatchSampler:
         min_brain_fraction: least share of a patch's voxels that must be brain; 0 asks for one voxel.
         flip: mirror half of the patches left to right (where that axis lies in the plane).
         seed: of the draw.
+        device: where the volumes are kept and patches are cut.
 
     Raises:
         InputError: at the first draw, if the dataset is empty or a case has no patch to draw.
@@ -66,6 +69,7 @@ class PatchSampler:
         min_brain_fraction: float = 0.0,
         flip: bool = True,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         if patches_per_epoch < batch_size:
             raise ConfigError(f"patches_per_epoch={patches_per_epoch} must be at least batch_size={batch_size}.")
@@ -73,7 +77,7 @@ class PatchSampler:
         self.patch_size, self.spatial_dims = patch_size, spatial_dims
         self.window, self.stride = patch_window(patch_size, 1, spatial_dims)
         self.planes = planes_of(planes, spatial_dims)
-        self.min_brain_fraction, self.flip, self.seed = min_brain_fraction, flip, seed
+        self.min_brain_fraction, self.flip, self.seed, self.device = min_brain_fraction, flip, seed, device
         self.epoch = 0
         self._sources: list[_Source] | None = None
 
@@ -85,29 +89,44 @@ class PatchSampler:
         return self.patches_per_epoch // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        patches = self.draw(len(self) * self.batch_size)
-        yield from (channels_last(batch) for batch in torch.split(patches, self.batch_size))
+        batches_at_once = max(VOXELS_AT_ONCE // (self.batch_size * self.patch_size**self.spatial_dims), 1)
+        plan = self._plan(len(self) * self.batch_size)
+        for part in zip(*(values.split(batches_at_once * self.batch_size) for values in plan), strict=True):
+            yield from (channels_last(batch) for batch in self._cut(*part).split(self.batch_size))
 
     def draw(self, n: int) -> Tensor:
         """``n`` patches of the current epoch, shuffled: (n, C, p, p[, p])."""
+        return self._cut(*self._plan(n))
+
+    def _plan(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The epoch's patches in their order: number of the source, flat position there, mirrored or not; (n,) each."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         if self._sources is None:
             self._sources = self._prepare()
-        chosen = torch.randint(len(self._sources), (n,), generator=generator)
-        patches = []
+        chosen = torch.randint(len(self._sources), (n,), generator=generator).sort().values
+        positions, mirrored = torch.empty(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
         for number, source in enumerate(self._sources):
-            count = int((chosen == number).sum())
+            here = chosen == number
+            count = int(here.sum())
             picks = torch.randint(len(source.positions), (count,), generator=generator)
-            patches.append(self._cut(source, source.positions[picks].long(), generator))
-        return torch.cat(patches)[torch.randperm(n, generator=generator)]
+            positions[here] = source.positions[picks].long()
+            if self.flip and source.has_left_right:
+                mirrored[here] = torch.rand(count, generator=generator) < 0.5
+        order = torch.randperm(n, generator=generator)
+        return chosen[order], positions[order], mirrored[order]
 
-    def _cut(self, source: _Source, positions: Tensor, generator: torch.Generator) -> Tensor:
-        patches = source.grid.gather(source.volume, positions)
+    def _cut(self, chosen: Tensor, positions: Tensor, mirrored: Tensor) -> Tensor:
+        """The patches (n, C, p, p[, p]) of a plan; one gather a source."""
+        assert self._sources is not None
+        channels = len(self._sources[0].volume)
+        patches = torch.empty((len(chosen), channels, *self.window), device=self.device)
+        for number, source in enumerate(self._sources):
+            here = torch.nonzero(chosen == number)[:, 0]
+            patches[here.to(self.device)] = source.grid.gather(source.volume, positions[here].to(self.device))
         if self.spatial_dims == 2:
             patches = patches.squeeze(2)
-        if self.flip and source.left_right is not None:
-            mirrored = torch.rand(len(patches), generator=generator) < 0.5
-            patches[mirrored] = patches[mirrored].flip(source.left_right)
+        at = torch.nonzero(mirrored)[:, 0].to(self.device)
+        patches[at] = patches[at].flip(2)  # the axis from left to right, wherever there is one
         return patches
 
     def _prepare(self) -> list[_Source]:
@@ -135,5 +154,4 @@ class PatchSampler:
                 "of lesion: use smaller patches, a finer spacing, or leave the case out."
             )
         # RAS axis 0 runs from left to right: the first of a cube's or patch's axes, but across sagittal slices
-        left_right = None if plane == "sagittal" else 2
-        return _Source(volume.contiguous(), grid, positions, left_right)
+        return _Source(volume.contiguous().to(self.device), grid, positions, plane != "sagittal")

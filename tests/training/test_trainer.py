@@ -245,3 +245,22 @@ def test_progress_is_a_line_an_epoch(trainer, capsys):
     assert [line.split()[:2] for line in lines] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert lines[0].endswith("validation 0.5 (best)") and lines[1].endswith("validation 0.75")
     assert all(name in lines[0] for name in ("adversarial", "contextual", "encoder", "critic"))
+
+
+@pytest.mark.parametrize(("variant", "critic"), [("A", "bce"), ("K", "bce"), ("K", "wgan-gp")])
+def test_bfloat16_steps_train_float32_weights(trainer, variant, critic):
+    detectors = {}
+    for amp in (False, True):
+        detector = detectors[amp] = network(variant=variant, critic=critic, learning_rate=1e-4)
+        run = trainer(folder=f"amp_{amp}", max_epochs=2, detector=detector, amp=amp)
+        run.run()
+        assert all(value.dtype != torch.bfloat16 for value in detector.state_dict().values())
+    weights, fast = (list(detectors[amp].decoder.parameters()) for amp in (False, True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights, fast, strict=True))
+    assert all(torch.allclose(a, b, rtol=0, atol=2e-3) for a, b in zip(weights, fast, strict=True))
+
+
+def test_the_network_is_laid_out_for_fast_convolutions(trainer):
+    run = trainer()
+    weight = next(p for p in run.detector.trunk.parameters() if p.ndim == 4 and p.shape[1] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
