@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from medanomaly.patches.grid import (
     slice_axis_first,
 )
 
-SLAB_VOXELS = 2**20  # of a volume that are worked on at a time: bounds the memory, whatever the volume
+SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
 BATCH_VOXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch: what stays in a CPU's cache, what fills a GPU
 
 
@@ -110,7 +111,7 @@ class PatchScoreInferer(Inferer):
             heatmaps = [
                 self._score_volume(
                     volume,
-                    torch.cat([region[number] > 0 for region in regions.values()]),
+                    [region[number] for region in regions.values()],
                     lambda patches: predictor(patches, *args, **kwargs),
                     device,
                 )
@@ -128,28 +129,34 @@ class PatchScoreInferer(Inferer):
         return self._compiled[1]
 
     def _score_volume(
-        self, volume: Tensor, regions: Tensor, predictor: Callable[[Tensor], Tensor], device: torch.device
+        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
     ) -> Tensor:
         """Heatmap (H, W, D) of one volume (C, H, W, D): the mean over the planes that cover a voxel.
 
-        ``regions`` (1 or 2, H, W, D), boolean: the brain and, if there is one, the region to exclude.
+        ``regions``, each (1, H, W, D): the brain and, if there is one, the region to exclude.
         """
         size = volume.shape[1:]
-        volume, regions = (pad_to_window(v, (self.patch_size,) * 3) for v in (volume, regions))
-        total, planes = torch.zeros(volume.shape[1:]), torch.zeros(volume.shape[1:], dtype=torch.uint8)
+        volume, *regions = (pad_to_window(v, (self.patch_size,) * 3) for v in (volume, *regions))
+        heatmap = torch.full(volume.shape[1:], torch.nan)
+        planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.planes) > 1 else None
         for plane in self.planes:
-            sums, counts = (slice_axis_first(v[None], plane)[0] for v in (total, planes))
-            turned, where = slice_axis_first(volume, plane), slice_axis_first(regions, plane)
+            turned, *where = (slice_axis_first(v, plane) for v in (volume, *regions))
+            target = slice_axis_first(heatmap[None], plane)[0]
             for rows, scores in self._score_slabs(turned, where, predictor, device):
-                sums[rows] += torch.nan_to_num(scores)
-                counts[rows] += torch.isfinite(scores)
-        heatmap = total.div_(planes)  # 0 / 0 is NaN, where there is no score
+                if planes is None:
+                    target[rows] = scores
+                else:
+                    scored = torch.isfinite(scores)
+                    target[rows] = torch.where(scored, scores + torch.nan_to_num(target[rows]), target[rows])
+                    slice_axis_first(planes[None], plane)[0, rows] += scored
+        if planes is not None:
+            heatmap /= planes
         for axis, length in enumerate(size):
             heatmap = heatmap.narrow(axis, (heatmap.shape[axis] - length) // 2, length)
         return heatmap.contiguous()
 
     def _score_slabs(
-        self, volume: Tensor, regions: Tensor, predictor: Callable[[Tensor], Tensor], device: torch.device
+        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows of a volume (C, S0, S1, S2) and their scores (rows, S1, S2), NaN where no patch lies.
 
@@ -161,16 +168,18 @@ class PatchScoreInferer(Inferer):
         handed_on = torch.zeros(2, 0, *grid.image_size[1:], dtype=torch.float64)
         with tqdm(total=grid.image_size[0], desc="scoring", unit="row", leave=False, disable=not self.progress) as bar:
             for (rows, slab), end in zip(slabs, ends, strict=True):
-                visited = slab.touching(regions[0, rows].cpu())
-                if len(regions) > 1:
-                    visited &= ~slab.touching(regions[1, rows].cpu())
-                sums = self._sum(slab, volume[:, rows], visited, predictor, device)
+                visited, *excluded = (slab.touching(region[0, rows].cpu() > 0) for region in regions)
+                for touching in excluded:
+                    visited &= ~touching
+                sums = torch.empty(2, *slab.image_size, dtype=torch.float64)
+                sums[0] = self._sum_of_scores(slab, volume[:, rows], visited, predictor, device)
+                sums[1] = slab.sum_of_covering(visited)
                 sums[:, : handed_on.shape[1]] += handed_on
                 (total, count), handed_on = sums.split([end - rows.start, rows.stop - end], dim=1)
                 yield slice(rows.start, end), torch.where(count > 0.5, total / count, torch.nan).float()
                 bar.update(end - rows.start)
 
-    def _sum(
+    def _sum_of_scores(
         self,
         grid: PatchGrid,
         volume: Tensor,
@@ -178,38 +187,41 @@ class PatchScoreInferer(Inferer):
         predictor: Callable[[Tensor], Tensor],
         device: torch.device,
     ) -> Tensor:
-        """For each voxel of a slab, the sum of the scores that cover it and their number: (2, S0, S1, S2) float64."""
-        count = grid.sum_of_covering(visited)
+        """For each voxel of a slab (C, S0, S1, S2), the sum of the scores of the visited patches that cover it."""
         index = torch.nonzero(visited.flatten())[:, 0]
         if len(index) == 0:
-            return torch.stack([torch.zeros_like(count), count])
+            return torch.zeros(grid.image_size)
         volume = _to_device(volume.contiguous(), device)
-        batch_size = self.batch_size or max(
-            BATCH_VOXELS.get(device.type, 2**16) // self.patch_size**self.spatial_dims, 4
-        )
-        scores = torch.empty(len(index), device=device)
-        sums: Tensor | None = None
+        scores, sums = torch.empty(len(index), device=device), None
         first = 0
-        for batch in torch.split(_to_device(index, device), batch_size):
-            n = len(batch)
-            if self.compile and n < batch_size:  # another size would be compiled anew
-                batch = torch.cat([batch, batch[:1].expand(batch_size - n)])
-            patches = grid.gather(volume, batch)
-            result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))[:n].float()
+        for batch in _to_device(index, device).split(self._batch_size(len(index), device)):
+            patches = grid.gather(volume, self._filled(batch, device))
+            result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))
+            result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
-                scores[first : first + n] = result[:, 0]
+                scores[first : first + len(batch)] = result[:, 0]
             else:  # one score a voxel
                 sums = torch.zeros(grid.image_size, device=device).flatten() if sums is None else sums
-                sums.index_add_(0, grid.voxels(batch[:n]).flatten(), result.flatten())
-            first += n
-        result = scores if sums is None else sums
-        if not torch.isfinite(result).all():
+                sums.index_add_(0, grid.voxels(batch).flatten(), result.flatten())
+            first += len(batch)
+        if not torch.isfinite(scores if sums is None else sums).all():
             raise InputError("the detector gave a score that is not finite: was its training sound, and is the volume?")
         if sums is not None:
-            return torch.stack([sums.view(grid.image_size).cpu().double(), count])
-        everywhere = torch.zeros(len(grid), dtype=torch.float64)
-        everywhere[index] = scores.cpu().double()
-        return torch.stack([grid.sum_of_covering(everywhere.view(grid.shape)), count])
+            return sums.view(grid.image_size).cpu()
+        everywhere = torch.zeros(len(grid))
+        everywhere[index] = scores.cpu()
+        return grid.sum_of_covering(everywhere.view(grid.shape))
+
+    def _batch_size(self, patches: int, device: torch.device) -> int:
+        """The size asked for, or what suits the device, shared out so that no batch is much smaller than the others."""
+        voxels = self.patch_size**self.spatial_dims
+        size = self.batch_size or max(BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"]) // voxels, 4)
+        return size if self.compile else ceil(patches / ceil(patches / size))
+
+    def _filled(self, batch: Tensor, device: torch.device) -> Tensor:
+        """A batch (N,), filled up to the full size for a compiled network: another size would be compiled anew."""
+        missing = self._batch_size(len(batch), device) - len(batch) if self.compile else 0
+        return torch.cat([batch, batch[:1].expand(missing)]) if missing else batch
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
