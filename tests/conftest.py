@@ -10,6 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory):
+    """No test reads or fills the cache of the person who runs it; commands that a test starts inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDANOMALY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -2,11 +2,13 @@
 
 from medanomaly.data.datalist import cases_from_files, read_datalist, require_cases
 from medanomaly.data.demo_cohort import make_demo_cohort
+from medanomaly.data.prefetch import PrefetchDataLoader
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
 from medanomaly.data.writing import SaveHeatmapd, heatmap_path, save_on_grid, written_whole
 
 __all__ = [
     "LoadCased",
+    "PrefetchDataLoader",
     "SaveHeatmapd",
     "cases_from_files",
     "heatmap_path",

@@ -75,19 +75,20 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
                 f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against "
                 f"{tuple(first.shape)}, or another affine): register and resample it to that scan first."
             )
-    stacked = torch.stack([volume.as_tensor() for volume in volumes])
-    stacked[stacked.isnan()] = 0  # and not nan_to_num, which would make a huge number of an infinite one
-    if not torch.isfinite(stacked).all():
-        raise InputError(f"{_names(paths)} holds infinite values: write it again without them.")
+    stacked = np.stack([volume.as_tensor().numpy() for volume in volumes])
+    if not np.isfinite(stacked).all():
+        stacked[np.isnan(stacked)] = 0  # and not nan_to_num, which would make a huge number of an infinite one
+        if np.isinf(stacked).any():
+            raise InputError(f"{_names(paths)} holds infinite values: write it again without them.")
     meta = dict(first.meta)
     meta["filename_or_obj"] = str(paths[0])
-    return MetaTensor(stacked, meta=meta)
+    return MetaTensor(torch.from_numpy(stacked), meta=meta)
 
 
 def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str) -> MetaTensor:
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
-    drawn = torch.nan_to_num(mask.as_tensor()) > 0
-    binary = MetaTensor(drawn[None].float(), meta=dict(mask.meta))
+    drawn = mask.as_tensor().numpy() > 0  # NaN is not
+    binary = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), meta=dict(mask.meta))
     if not _same_grid(mask, image):
         resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse

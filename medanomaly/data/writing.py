@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ class SaveHeatmapd(MapTransform):
 
     Args:
         output_dir: folder of the results.
-        display: scores to display values, arrays of any shape; must keep the order.
+        display: scores (n_voxels,) of the brain to display values, voxel by voxel; must keep the order.
     """
 
     def __init__(
@@ -39,12 +41,18 @@ class SaveHeatmapd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu(), dtype=np.float32)[0]
-        scan = case["image"].meta["filename_or_obj"]
-        affine = np.asarray(case["pred"].affine)
-        shown = heatmap if self.display is None else self.display(heatmap)
-        save_on_grid(heatmap, heatmap_path(self.output_dir, case["case"]), scan, affine)
-        display = np.nan_to_num(shown, nan=0.0)
-        save_on_grid(display, heatmap_path(self.output_dir, case["case"], "display"), scan, affine)
+        scan, affine = case["image"].meta["filename_or_obj"], np.asarray(case["pred"].affine)
+
+        def save(volume: NDArray[np.float32], kind: str) -> None:
+            save_on_grid(volume, heatmap_path(self.output_dir, case["case"], kind), scan, affine)
+
+        with ThreadPoolExecutor(1) as pool:  # compressing takes long and does not need the interpreter
+            raw = pool.submit(save, heatmap, "heatmap")
+            inside = ~np.isnan(heatmap)
+            shown = np.zeros_like(heatmap)
+            shown[inside] = heatmap[inside] if self.display is None else self.display(heatmap[inside])
+            save(shown, "display")
+            raw.result()
         return case
 
 
@@ -83,7 +91,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` when the block ends well: no file is ever half-written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}_{path.name}")
+    temporary = path.with_name(f".{os.getpid()}_{threading.get_ident()}_{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

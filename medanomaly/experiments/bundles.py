@@ -135,7 +135,7 @@ def write_provenance(
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "version": medanomaly.__version__,
         "cases": list((earlier | {case["case"]: case for case in cases}).values()),
-        **{key: value for key, value in settings.items() if key == "brain_mask"},
+        **{key: value for key, value in settings.items() if key in ("brain_mask", "score_amp")},
     }
     with written_whole(output / "run.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))

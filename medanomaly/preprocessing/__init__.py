@@ -1,15 +1,18 @@
 """From files to volumes that detectors can compare: brain mask, orientation, spacing, normalisation, and back."""
 
 from medanomaly.preprocessing.brain_mask import BrainMaskd
+from medanomaly.preprocessing.cache import CachedCompose, user_cache
 from medanomaly.preprocessing.chains import FillOutsided, MaskOutsided, brain_mri, heatmap_to_scan
 from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd
 
 __all__ = [
     "BrainMaskd",
+    "CachedCompose",
     "FillOutsided",
     "MaskOutsided",
     "NormalisePercentiles",
     "NormalisePercentilesd",
     "brain_mri",
     "heatmap_to_scan",
+    "user_cache",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from numpy.typing import NDArray
 
 from medanomaly.data.reading import LoadCased
 from medanomaly.errors import ConfigError, InputError
@@ -54,16 +55,16 @@ class BrainMaskd(MapTransform):
         image = case["image"]
         file = image.meta.get("filename_or_obj", case.get("case", "the image"))
         if self.source == "nonzero":
-            mask = (image.as_tensor() != 0).any(dim=0, keepdim=True)
+            mask = (image.as_tensor().numpy() != 0).any(axis=0, keepdims=True)
         elif case.get("brain") is not None:
-            mask = case["brain"].as_tensor()
+            mask = case["brain"].as_tensor().numpy()
         elif self.source == "given":
             raise InputError(
                 f"{file} has no brain mask: name one under 'brain', or choose another brain_mask ('nonzero' if the "
                 "scan is brain-extracted, or a command that extracts the brain)."
             )
         elif callable(self.source):
-            mask = torch.as_tensor(np.asarray(self.source(image)))
+            mask = np.asarray(self.source(image))
             mask = mask[None] if mask.ndim == 3 else mask
         else:
             mask = self._run(str(file))
@@ -71,14 +72,15 @@ class BrainMaskd(MapTransform):
             raise InputError(
                 f"the brain mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
             )
-        if not mask.any():
+        inside = mask > 0
+        if not inside.any():
             raise InputError(
                 f"the brain mask of {file} is empty: look at it over the scan, or choose another brain_mask."
             )
-        case["brain"] = MetaTensor((mask > 0).float(), meta=dict(image.meta))
+        case["brain"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
         return case
 
-    def _run(self, file: str) -> torch.Tensor:
+    def _run(self, file: str) -> NDArray[np.float32]:
         with tempfile.TemporaryDirectory(prefix="medanomaly_brain_") as folder:
             mask = Path(folder) / "mask.nii.gz"
             command = [part.format(image=file, mask=mask) for part in shlex.split(str(self.source))]
@@ -93,4 +95,4 @@ class BrainMaskd(MapTransform):
                     f"the brain extractor failed on {file} (exit {done.returncode}, mask written: {mask.exists()}): "
                     f"{' '.join(command)}\n{(done.stderr or done.stdout).strip()[-500:]}"
                 )
-            return torch.as_tensor(LoadCased()({"image": file, "brain": str(mask)})["brain"])
+            return np.asarray(LoadCased()({"image": file, "brain": str(mask)})["brain"].as_tensor())

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CopyItemsd, Invertd, MapTransform, Orientationd, Spacingd
+from monai.transforms import Compose, Invertd, MapTransform, Orientationd, Spacingd
+from monai.utils import convert_to_dst_type
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from medanomaly.data.reading import LoadCased
 from medanomaly.data.writing import SaveHeatmapd
 from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
+from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 
 # The mask as it lies on the input's grid, kept while `brain` moves with the image. (MONAI takes a key "brain_..." for
@@ -29,6 +32,7 @@ def brain_mri(
     brain_mask: str | BrainExtractor = "given",
     percentiles: tuple[float, float] = (5.0, 95.0),
     clip: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
@@ -40,6 +44,8 @@ def brain_mri(
         spacing: voxel size in mm; None keeps the scan's own.
         brain_mask: see :class:`BrainMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
+        cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
+            ``brain_mask`` depends on cannot be known, so its cases are never kept.
 
     Raises:
         ConfigError: if ``spacing`` is not three numbers above 0.
@@ -50,12 +56,22 @@ def brain_mri(
     steps: list[Any] = [
         LoadCased(in_channels),
         BrainMaskd(brain_mask),
-        CopyItemsd("brain", names=BRAIN_ON_SCAN),
+        _KeepBraind(),
         Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
     ]
     if spacing is not None:
         steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
-    return Compose([*steps, NormalisePercentilesd(*percentiles, clip)])
+    steps.append(NormalisePercentilesd(*percentiles, clip))
+    if cache_dir is None or callable(brain_mask):
+        return Compose(steps)
+    parameters = {
+        "in_channels": in_channels,
+        "spacing": spacing,
+        "brain_mask": brain_mask,
+        "percentiles": percentiles,
+        "clip": clip,
+    }
+    return CachedCompose(steps, parameters, cache_dir)
 
 
 def _is_spacing(spacing: Any) -> bool:
@@ -85,25 +101,63 @@ def heatmap_to_scan(
     return Compose(steps if output_dir is None else [*steps, SaveHeatmapd(output_dir, display)])
 
 
+class _KeepBraind(MapTransform):
+    """Keep ``brain`` as it lies on the scan, as booleans (1, H, W, D) that nothing moves."""
+
+    def __init__(self) -> None:
+        super().__init__(keys="brain")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, BRAIN_ON_SCAN: torch.from_numpy(_inside(data["brain"])[None])}
+
+
 class FillOutsided(MapTransform):
     """Give the voxels of ``pred`` that no patch covers (NaN) the score of the covered voxel that is nearest in mm.
 
     Linear resampling would otherwise spread the NaNs into the brain's edge. :class:`MaskOutsided` takes them out again.
+    Where nothing will be resampled and the brain is covered, there is nothing to do. Further than ``margin`` voxels
+    from the box around all covered voxels, where the way back does not look, scores are those of that box's edge.
+
+    Args:
+        margin: voxels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, margin: int = 8) -> None:
         super().__init__(keys="pred")
+        self.margin = margin
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu())[0]
         missing = np.isnan(heatmap)
-        if missing.any():
+        needed = missing if "brain" not in case or _is_resampled(case["image"]) else missing & _inside(case["brain"])
+        if needed.any() and not missing.all():
+            box = tuple(
+                slice(max(covered[0] - self.margin, 0), covered[-1] + self.margin + 1)
+                for covered in (np.flatnonzero((~missing).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+            )
             spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
-            nearest = ndimage.distance_transform_edt(missing, spacing, return_distances=False, return_indices=True)
-            heatmap = heatmap[tuple(nearest)]
-        case["pred"] = MetaTensor(heatmap[None])  # Invertd takes the moves of the image only for a MetaTensor
+            nearest = ndimage.distance_transform_edt(missing[box], spacing, return_distances=False, return_indices=True)
+            around = [(b.start, max(size - b.stop, 0)) for b, size in zip(box, heatmap.shape, strict=True)]
+            heatmap = np.pad(heatmap[box][tuple(nearest)], around, mode="edge")
+        case["pred"] = MetaTensor(torch.from_numpy(heatmap[None]))  # Invertd takes the moves only for a MetaTensor
         return case
+
+
+def _is_resampled(image: MetaTensor) -> bool:
+    """Whether the way back to the scan interpolates, or only permutes and flips axes."""
+    moves = [step for step in image.applied_operations if "src_affine" in step.get("extra_info", {})]
+    return not all(
+        tuple(step["orig_size"]) == tuple(image.shape[1:])
+        and np.allclose(step["extra_info"]["src_affine"], image.affine, rtol=0, atol=1e-6)
+        for step in moves
+    )
+
+
+def _inside(mask: torch.Tensor) -> NDArray[np.bool_]:
+    """A mask (1, H, W, D) as booleans (H, W, D)."""
+    plain: torch.Tensor = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
+    return np.asarray(plain[0].cpu()) > 0
 
 
 class MaskOutsided(MapTransform):
@@ -114,6 +168,7 @@ class MaskOutsided(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        heatmap = case["pred"]
-        case["pred"] = torch.where(case[BRAIN_ON_SCAN].to(heatmap.device) > 0, heatmap, torch.nan)
+        inside, heatmap = _inside(case[BRAIN_ON_SCAN]), case["pred"]
+        masked = np.where(inside, np.asarray(torch.as_tensor(heatmap).cpu()), np.float32(np.nan))
+        case["pred"] = convert_to_dst_type(masked, heatmap)[0]
         return case

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
+from numpy.typing import NDArray
 
 from medanomaly.errors import ConfigError, InputError
 
@@ -36,25 +38,30 @@ class NormalisePercentiles:
         Raises:
             InputError: if the brain is empty or a channel is constant in it.
         """
-        # a plain mask: torch.where would give the result the history of the mask, whose moves are by nearest neighbour
-        inside = (brain.as_tensor() if isinstance(brain, MetaTensor) else brain)[0] > 0
-        values = torch.as_tensor(image)[:, inside].cpu().numpy()
+        inside = _array(brain)[0] > 0
+        values = np.stack([channel[inside] for channel in _array(image)])  # [:, inside] takes ten times as long
         file = image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
         if values.shape[1] == 0:
             raise InputError(f"the brain mask of {file} is empty after resampling: check the mask and the spacing.")
         low, high = np.percentile(values, [self.lower, self.upper], axis=1)
-        for channel, (a, b) in enumerate(zip(low, high, strict=True)):
+        for number, (a, b) in enumerate(zip(low, high, strict=True)):
             if not b > a:
                 raise InputError(
-                    f"channel {channel} of {file} is constant in the brain (percentiles {self.lower:g} and "
+                    f"channel {number} of {file} is constant in the brain (percentiles {self.lower:g} and "
                     f"{self.upper:g} are both {a:g}): is the right file named, and does the mask fit it?"
                 )
-        shape = (-1,) + (1,) * (image.ndim - 1)
-        low_, high_ = (torch.as_tensor(p, dtype=image.dtype, device=image.device).reshape(shape) for p in (low, high))
-        scaled = (image - low_) / (high_ - low_)
-        if self.clip:
-            scaled = scaled.clamp(0, 1)
-        return torch.where(inside.to(image.device), scaled, torch.zeros_like(scaled))
+        low_, high_ = (p.astype(values.dtype)[:, None] for p in (low, high))
+        scaled = (values - low_) / (high_ - low_)
+        normalised = np.zeros(image.shape, scaled.dtype)
+        for channel, in_brain in zip(normalised, scaled, strict=True):
+            channel[inside] = np.clip(in_brain, 0, 1) if self.clip else in_brain
+        # with the affine and the history of the image; those of the mask have moves by nearest neighbour
+        result: torch.Tensor = convert_to_dst_type(normalised, image, scaled.dtype)[0]
+        return result
+
+
+def _array(volume: torch.Tensor) -> NDArray[Any]:
+    return np.asarray((volume.as_tensor() if isinstance(volume, MetaTensor) else volume).cpu())
 
 
 class NormalisePercentilesd(MapTransform):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -161,6 +162,38 @@ def test_settings_of_the_model_reach_every_part(settings: dict[str, object], coh
         )
         np.testing.assert_array_equal(np.isfinite(heatmap), brain > 0)
         assert heatmap[brain > 0].std() > 0
+
+
+def test_cases_are_prepared_once_for_all_runs(scored: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
+    cache = Path(os.environ["MEDANOMALY_CACHE"])
+    kept = sorted(cache.iterdir())
+    settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
+    assert len(kept) >= 5, "2 training, 1 validation, 2 test"
+    workflow("inference", **settings, output_dir=str(tmp_path / "cached")).run()
+    workflow("inference", **settings, output_dir=str(tmp_path / "anew"), cache_dir=str(tmp_path / "cache")).run()
+    workflow("inference", **settings, output_dir=str(tmp_path / "uncached"), cache_dir=None).run()
+    assert sorted(cache.iterdir()) == kept
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    for path in scored.glob("test-*/*.nii.gz"):
+        first = np.asarray(nib.load(path).dataobj)
+        for output in ("cached", "anew", "uncached"):
+            again = np.asarray(nib.load(tmp_path / output / path.relative_to(scored)).dataobj)
+            np.testing.assert_array_equal(again, first)
+
+
+def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
+    trained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    content = json.loads(cohort.read_text())
+    broken = cohort.parent / "broken.nii.gz"
+    broken.write_bytes((cohort.parent / content["test"][0]["image"]).read_bytes()[:3000])
+    content["test"].insert(1, {**content["test"][1], "image": broken.name, "case": "broken"})
+    (cohort.parent / "with_broken.json").write_text(json.dumps(content))
+    settings = {"bundle_root": str(trained), "datalist": str(cohort.parent / "with_broken.json"), "spacing": [2, 2, 3]}
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow("inference", **settings, output_dir=str(tmp_path)).run()
+    assert "broken.nii.gz cannot be read as an image" in (plain_message(caught.value) or "")
+    assert [path.name for path in tmp_path.glob("*")] == ["test-0"]
 
 
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])

@@ -261,3 +261,13 @@ def test_a_demo_is_not_mixed_with_another(
     (tmp_path / "model" / "checkpoints" / "last.pt").touch()
     assert medanomaly("demo", "--output", tmp_path, *arguments) == 1
     assert words in capsys.readouterr().err
+
+
+def test_bfloat16_scores_are_close_and_told(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+    arguments = ("--model", model, "--output", tmp_path, "--brain", cohort.parent / "test-1" / "brain.nii.gz")
+    assert medanomaly("score", cohort.parent / "test-1" / "image0.nii.gz", *arguments, "--amp") == 0
+    assert json.loads((tmp_path / "run.json").read_text())["score_amp"] is True
+    fast = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
+    exact = np.asarray(nib.load(scores / "test-1" / "test-1_heatmap.nii.gz").dataobj)
+    assert not np.array_equal(fast, exact, equal_nan=True)
+    np.testing.assert_allclose(fast, exact, rtol=0.1, equal_nan=True)

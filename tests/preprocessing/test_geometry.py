@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Flip, Spacing
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -187,6 +188,37 @@ def test_fill_outside_takes_the_score_that_is_nearest_in_mm():
         squared = (((covered - voxel) * spacing) ** 2).sum(axis=1)
         nearest = scores[0][tuple(covered[squared == squared.min()].T)]
         assert filled[0][voxel] in nearest
+
+
+def centre_of(shape):
+    """A volume with scores in a block in its middle, and NaN around."""
+    scores = torch.full((1, *shape), torch.nan)
+    scores[:, 6:9, 7:10, 5:9] = torch.rand(1, 3, 3, 4)
+    return scores
+
+
+def test_fill_outside_does_nothing_where_nothing_is_resampled_and_the_brain_is_covered():
+    scores = centre_of((16, 17, 18))
+    case = {"image": MetaTensor(torch.zeros(1, 16, 17, 18)), "brain": torch.isfinite(scores).float()}
+    moved = Flip(0)(case["image"])
+    for image in (case["image"], moved):
+        filled = FillOutsided()({**case, "image": image, "pred": scores})["pred"]
+        np.testing.assert_array_equal(filled, scores)
+    case["brain"][0, 9, 8, 7] = 1  # a voxel of the brain that no patch covers
+    filled = FillOutsided()({**case, "pred": scores})["pred"]
+    assert filled[0, 9, 8, 7] == scores[0, 8, 8, 7]
+    resampled = Spacing((1.0, 1.0, 2.0))(MetaTensor(torch.zeros(1, 16, 17, 36)))
+    filled = FillOutsided()({"image": resampled, "brain": torch.isfinite(scores).float(), "pred": scores})["pred"]
+    assert torch.isfinite(filled).all()
+
+
+def test_fill_outside_is_exact_within_the_margin_and_leaves_no_nan_beyond():
+    scores = centre_of((16, 17, 18))
+    case = {"image": MetaTensor(torch.zeros(1, 16, 17, 18)), "pred": scores}
+    exact, near = (FillOutsided(margin)(case)["pred"] for margin in (99, 2))
+    assert torch.isfinite(near).all()
+    box = (0, slice(4, 11), slice(5, 12), slice(3, 11))
+    np.testing.assert_array_equal(near[box], exact[box])
 
 
 def test_mask_outside_sets_nan_where_the_scan_has_no_brain():

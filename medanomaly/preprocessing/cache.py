@@ -1,0 +1,171 @@
+"""Prepared cases on disk, found again by what they were made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shlex
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monai.utils import TraceKeys
+
+import medanomaly
+from medanomaly.data import reading
+from medanomaly.data.writing import written_whole
+
+SUFFIX = ".case"
+
+
+def user_cache() -> Path:
+    """The folder that the bundles cache in: ``$MEDANOMALY_CACHE``, or else ``medanomaly`` in the user's cache folder.
+
+    It is one for all models, so cases that one detector was trained on need not be prepared again for the next.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(os.environ.get("MEDANOMALY_CACHE", caches / "medanomaly"))
+
+
+class CachedCompose(Compose):
+    """A chain that prepares cases and keeps them in a folder, for this and for any later process.
+
+    A case is found by the SHA-256 of all that it depends on: the parameters of the chain, its code and the versions of
+    the libraries, and the paths and contents of the case's files. Whatever of this changes, the case is prepared anew.
+    (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as its values in the brain, a mask as bits.
+
+    NIfTI files and folders of a DICOM series are cached; other formats, which may keep voxels in a second file, are
+    always read. The folder holds brains of patients, so it is made readable for its owner alone; and it is read with
+    pickle, so let nobody else write to it.
+
+    Args:
+        transforms: of the chain; they make ``image`` (C, H, W, D), which is 0 outside ``brain``, and masks of 0 and 1.
+        parameters: all that the result of the chain depends on, in values that JSON can hold.
+        cache_dir: the folder; one that cannot be written to is warned of, once, and is no error.
+        max_bytes: what the folder may hold; the cases that were not used for the longest time go first.
+    """
+
+    def __init__(
+        self, transforms: Sequence[Any], parameters: Mapping[str, Any], cache_dir: str | Path, max_bytes: float = 1e10
+    ) -> None:
+        super().__init__(transforms)
+        self.cache_dir, self.max_bytes = Path(cache_dir), max_bytes
+        versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
+        code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(reading.__file__))]
+        self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
+        self.command = str(parameters.get("brain_mask", ""))
+        self.has_warned = False
+
+    def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Paths of a case to the prepared case; the same, bit for bit, whether it was kept or is made now."""
+        key = None if args or kwargs else self._key(data)
+        if key is None:
+            return super().__call__(data, *args, **kwargs)
+        entry = self.cache_dir / f"{key}{SUFFIX}"
+        made = _read(entry)
+        if made is None:
+            made = {k: v for k, v in super().__call__(data).items() if torch.is_tensor(v) and v is not data.get(k)}
+            for tensor in made.values():
+                if isinstance(tensor, MetaTensor):  # the inverse shall not ask for the very transforms of this process
+                    tensor.applied_operations = [{**s, TraceKeys.ID: TraceKeys.NONE} for s in tensor.applied_operations]
+            if self._key(data) == key:  # no file was changed while it was read
+                self._keep(made, entry)
+        return {**data, **made}
+
+    def _key(self, case: Any) -> str | None:
+        """The name of a case; None if it cannot be cached or a file is missing (the chain says so better)."""
+        digest = hashlib.sha256(self.made_by)
+        try:
+            for name in ("image", "brain", "label"):
+                value = case.get(name)
+                for path in value if isinstance(value, list | tuple) else [value]:
+                    files = [] if path is None else _files_of(Path(path))
+                    if files is None:
+                        return None
+                    digest.update(f"{name} {path!s}\0".encode() + b"".join(map(_file_digest, files)))
+            for word in shlex.split(self.command):  # a brain extractor, or a script or weights that it is given
+                file = Path(shutil.which(word) or word)
+                digest.update(_file_digest(file) if file.is_file() else b"")
+        except (OSError, TypeError, ValueError, AttributeError):
+            return None
+        return digest.hexdigest()
+
+    def _keep(self, made: Mapping[str, torch.Tensor], entry: Path) -> None:
+        inside = np.asarray(torch.as_tensor(made["brain"]))[0] > 0
+        packed = {}
+        for name, tensor in made.items():
+            array = np.asarray(tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor)
+            header = MetaTensor(torch.empty(0)).copy_meta_from(tensor) if isinstance(tensor, MetaTensor) else None
+            values = [channel[inside] for channel in array] if name == "image" else np.packbits(array > 0)
+            packed[name] = (header, array.shape, array.dtype.str, values)
+        content = pickle.dumps(packed, protocol=5)
+        try:
+            self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with written_whole(entry) as temporary:
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            self._make_room()
+        except OSError as error:
+            if not self.has_warned:
+                warnings.warn(f"prepared cases are not kept, each is prepared when it is needed: {error}", stacklevel=3)
+            self.has_warned = True
+
+    def _make_room(self) -> None:
+        found = []
+        for file in self.cache_dir.glob(f"*{SUFFIX}"):
+            with suppress(FileNotFoundError):  # another process makes room, too
+                found.append((file.stat(), file))
+        excess = sum(stat.st_size for stat, _ in found) - self.max_bytes
+        for stat, file in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
+            if excess <= 0:
+                break
+            file.unlink(missing_ok=True)
+            excess -= stat.st_size
+
+
+def _files_of(path: Path) -> list[Path] | None:
+    """The files that hold an image; None if they cannot be told from its path."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.name.endswith((".nii", ".nii.gz")) else None
+
+
+def _file_digest(file: Path) -> bytes:
+    return str(file).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest()
+
+
+def _read(entry: Path) -> dict[str, torch.Tensor] | None:
+    """What was kept, or None if there is nothing or it is not whole."""
+    try:
+        content = entry.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        return None
+    with suppress(OSError):
+        os.utime(entry)  # it was used
+    packed = pickle.loads(content[32:])
+    masks = {
+        name: np.unpackbits(values, count=np.prod(shape)).reshape(shape).astype(dtype)
+        for name, (_, shape, dtype, values) in packed.items()
+        if name != "image"
+    }
+    _, shape, dtype, values = packed["image"]
+    image, inside = np.zeros(shape, dtype), masks["brain"][0] > 0
+    for channel, in_brain in zip(image, values, strict=True):  # all channels at once would take ten times as long
+        channel[inside] = in_brain
+    made = {}
+    for name, (header, *_) in packed.items():
+        tensor = torch.from_numpy(image if name == "image" else masks[name])
+        made[name] = tensor if header is None else MetaTensor(tensor).copy_meta_from(header)
+    return made

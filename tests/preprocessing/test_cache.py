@@ -1,0 +1,305 @@
+"""A case from the cache is the case itself, and never that of another file or parameter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from monai.data import MetaTensor
+from monai.utils import TraceKeys
+
+from medanomaly.errors import InputError
+from medanomaly.preprocessing import CachedCompose, brain_mri, heatmap_to_scan, user_cache
+
+AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 3.0]), [15.0, -12.0, 9.0])
+ANOTHER_GRID = nib.affines.from_matvec(np.diag([2.0, 2.0, 3.0]), [-15.0, -13.0, 8.0])
+
+
+def save(path, array, affine=AFFINE):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return str(path)
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A case of two channels, with a mask on another grid and a label."""
+    rng, shape = np.random.default_rng(0), (14, 13, 9)
+    inside = np.zeros(shape, np.uint8)
+    inside[3:12, 2:11, 1:8] = 1
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    return {
+        "image": [save(folder / f"{n}.nii.gz", rng.normal(100, 20, shape).astype(np.float32)) for n in range(2)],
+        "brain": save(folder / "brain.nii.gz", inside, ANOTHER_GRID),
+        "label": save(folder / "label.nii", inside * (rng.random(shape) < 0.1).astype(np.uint8)),
+        "case": "a",
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def kept(folder):
+    return sorted(folder.glob("*"))
+
+
+def counting(chain):
+    """The chain, and a list that grows with each case that is really prepared."""
+    prepared, first = [], chain.transforms[0]
+    chain.transforms = (lambda data: prepared.append(data) or first(data), *chain.transforms[1:])
+    return chain, prepared
+
+
+def content(value):
+    """What can be compared, of metadata and histories; the ids of transforms differ between processes."""
+    if isinstance(value, dict):
+        return {str(k): content(v) for k, v in value.items() if k != TraceKeys.ID}
+    if isinstance(value, list | tuple):
+        return type(value)(content(v) for v in value)
+    if isinstance(value, np.ndarray | torch.Tensor | np.generic | float):
+        array = np.asarray(value)
+        return array.dtype.str, array.shape, array.tobytes()
+    return value
+
+
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        assert type(found[key]) is type(value), key
+        if isinstance(value, torch.Tensor):
+            assert found[key].dtype == value.dtype, key
+            assert np.asarray(found[key]).tobytes() == np.asarray(value).tobytes(), key
+        if isinstance(value, MetaTensor):
+            for attribute in ("meta", "applied_operations", "pending_operations", "is_batch"):
+                assert content(getattr(found[key], attribute)) == content(getattr(value, attribute)), (key, attribute)
+        if not isinstance(value, torch.Tensor):
+            assert found[key] == value, key
+
+
+def back(chain, prepared, output=None):
+    heatmap = torch.where(prepared["brain"] > 0, prepared["image"][:1], torch.nan).as_tensor()
+    return heatmap_to_scan(chain, output)({**prepared, "pred": heatmap})["pred"]
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 3.0), (1.5, 2.5, 2.0)])
+@pytest.mark.parametrize("source", ["given", "nonzero"])
+@pytest.mark.parametrize("keys", [("image", "brain", "label", "case"), ("image", "brain")])
+def test_a_hit_equals_a_miss_and_no_cache(case, folder, spacing, source, keys):
+    case = {key: case[key] for key in keys}
+    plain, (cached, prepared) = (
+        brain_mri(None, spacing, source),
+        counting(brain_mri(None, spacing, source, cache_dir=folder)),
+    )
+    expected, miss, hit = plain(case), cached(case), cached(case)
+    assert len(prepared) == len(kept(folder)) == 1
+    assert_same(miss, expected)
+    assert_same(hit, expected)
+    heatmaps = [back(*pair) for pair in ((plain, expected), (cached, miss), (cached, hit), (plain, hit))]
+    for heatmap in heatmaps:
+        assert heatmap.shape[1:] == nib.load(case["image"][0]).shape
+        np.testing.assert_allclose(heatmap.affine, AFFINE, atol=1e-5)
+        assert heatmap.numpy().tobytes() == heatmaps[0].numpy().tobytes()
+
+
+def test_another_process_finds_it_and_brings_a_heatmap_back_to_the_scan(case, folder, tmp_path):
+    arguments = "None, (1.5, 2.5, 2.0), 'given'"
+    script = (
+        f"from medanomaly.preprocessing import brain_mri; brain_mri({arguments}, cache_dir={str(folder)!r})({case})"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    chain, prepared = counting(brain_mri(None, (1.5, 2.5, 2.0), "given", cache_dir=folder))
+    plain = brain_mri(None, (1.5, 2.5, 2.0), "given")
+    found, expected = chain(case), plain(case)
+    assert prepared == []
+    assert_same(found, expected)
+    back(chain, found, tmp_path / "out")
+    written = nib.load(tmp_path / "out" / "a" / "a_heatmap.nii.gz")
+    np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), back(plain, expected)[0].numpy())
+
+
+@pytest.mark.parametrize("name", ["image", "brain", "label"])
+def test_another_content_with_name_size_and_time_of_the_old_is_a_miss(case, folder, name):
+    case["image"] = [save(path.replace(".nii.gz", ".nii"), nib.load(path).get_fdata()) for path in case["image"]]
+    case["brain"] = save(Path(case["brain"]).with_suffix(""), nib.load(case["brain"]).get_fdata(), ANOTHER_GRID)
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    before = chain(case)
+    file = Path(case[name][1] if name == "image" else case[name])
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    at = len(content) // 2
+    content[at : at + 800] = content[at : at + 800][::-1]  # another order of the voxels
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    after = chain(case)
+    assert len(prepared) == len(kept(folder)) == 2
+    assert not torch.equal(before[name].as_tensor(), after[name].as_tensor())
+    assert_same(after, brain_mri()(case))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"spacing": (1.0, 1.0, 2.0)},
+        {"spacing": None},
+        {"in_channels": 2},
+        {"percentiles": (1.0, 99.0)},
+        {"clip": True},
+        {"brain_mask": "nonzero"},
+    ],
+    ids=str,
+)
+def test_another_parameter_is_a_miss(case, folder, changed):
+    brain_mri(cache_dir=folder)(case)
+    chain, prepared = counting(brain_mri(**changed, cache_dir=folder))
+    assert_same(chain(case), brain_mri(**changed)(case))
+    assert len(prepared) == 1
+
+
+def test_other_files_of_the_case_are_a_miss(case, folder):
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    chain(case)
+    for other in (
+        {key: case[key] for key in ("image", "brain")},
+        {"image": case["image"][::-1], "brain": case["brain"]},
+        {"image": case["image"], "brain": case["label"]},
+    ):
+        assert_same(chain(other), brain_mri()(other))
+    assert len(prepared) == 4
+    chain({**case, "case": "another id"})
+    assert len(prepared) == 4, "an id is no content"
+
+
+def test_a_copy_of_a_file_keeps_its_own_name(case, folder, tmp_path):
+    chain = brain_mri(cache_dir=folder)
+    chain(case)
+    shutil.copytree(tmp_path / "scan", tmp_path / "copy")
+    copied = {"image": [path.replace("/scan/", "/copy/") for path in case["image"]], "brain": case["brain"]}
+    assert chain(copied)["image"].meta["filename_or_obj"] == copied["image"][0]
+
+
+def test_a_changed_brain_extractor_is_a_miss(case, folder, tmp_path):
+    script = "import sys, nibabel as nib; i = nib.load(sys.argv[1]); a = i.get_fdata() > {}; "
+    script += "nib.save(nib.Nifti1Image(a.astype('u1'), i.affine), sys.argv[2])"
+    extractor, scan = tmp_path / "extract.py", {"image": case["image"]}
+    chain, prepared = counting(
+        brain_mri(brain_mask=f"{sys.executable} {extractor} {{image}} {{mask}}", cache_dir=folder)
+    )
+    sizes = []
+    for threshold in (90, 90, 110):
+        extractor.write_text(script.format(threshold))
+        sizes.append(int(chain(scan)["scan_brain"].sum()))
+    assert sizes[0] == sizes[1] > sizes[2]
+    assert len(prepared) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:200] + b"x" + b[201:]])
+def test_an_entry_that_is_damaged_is_made_anew(case, folder, damage):
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    expected = chain(case)
+    (entry,) = kept(folder)
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    assert_same(chain(case), expected)
+    assert_same(chain(case), expected)
+    assert len(prepared) == 2
+    assert kept(folder) == [entry]
+    assert len(entry.read_bytes()) == len(whole)
+
+
+def test_the_cases_that_were_not_used_for_longest_go_first(case, folder):
+    chain = brain_mri(cache_dir=folder)
+    cases = [{"image": [image], "brain": case["brain"]} for image in case["image"]]
+    for number, one in enumerate(cases):
+        chain(one)
+        (new,) = [file for file in kept(folder) if file.stat().st_mtime > 1e9]
+        os.utime(new, (number, number))
+    first, second = sorted(kept(folder), key=lambda file: file.stat().st_mtime)
+    chain(cases[0])  # used again: the second is now the oldest
+    chain.max_bytes = 2.5 * first.stat().st_size
+    chain({**cases[0], "label": case["label"]})
+    assert len(kept(folder)) == 2
+    assert first in kept(folder)
+    assert second not in kept(folder)
+    assert sum(file.stat().st_size for file in kept(folder)) <= chain.max_bytes
+
+
+def test_what_else_lies_in_the_folder_is_left_alone(case, folder):
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    chain = brain_mri(cache_dir=folder)
+    chain.max_bytes = 0
+    chain(case)
+    assert [file.name for file in kept(folder)] == ["notes.txt"]
+
+
+def test_what_cannot_be_told_from_its_path_is_never_kept(case, folder, tmp_path):
+    masked = brain_mri(brain_mask=lambda image: image[0] > 50, cache_dir=folder)
+    assert not isinstance(masked, CachedCompose)
+    masked(case)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((9, 8, 7), np.float32)), str(tmp_path / "mask.mhd"))
+    brain_mri(cache_dir=folder)(case)
+    assert len(kept(folder)) == 1
+    with pytest.raises(Exception, match="applying transform"):  # constant, but read: its voxels are in mask.raw
+        brain_mri(cache_dir=folder, brain_mask="nonzero")({"image": [str(tmp_path / "mask.mhd")]})
+    assert brain_mri(cache_dir=folder)._key({"image": [str(tmp_path / "mask.mhd")]}) is None
+
+
+def test_a_folder_of_slices_is_known_by_all_its_files(folder, tmp_path):
+    (tmp_path / "series").mkdir()
+    keys = set()
+    for name, content in (("1.dcm", b"first"), ("2.dcm", b"second"), ("1.dcm", b"other"), ("2.dcm", b"first")):
+        (tmp_path / "series" / name).write_bytes(content)
+        keys.add(brain_mri(cache_dir=folder)._key({"image": [str(tmp_path / "series")]}))
+    assert len(keys) == 4
+    assert None not in keys
+
+
+def test_a_folder_that_cannot_be_written_is_warned_of_once(case, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    chain = brain_mri(cache_dir=tmp_path / "file" / "cache")
+    with pytest.warns(UserWarning, match="prepared cases are not kept"):
+        found = chain(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(chain(case), found)
+    assert_same(found, brain_mri()(case))
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_not_kept(case, folder):
+    chain = brain_mri(cache_dir=folder)
+    read, *others = chain.transforms
+    chain.transforms = (lambda data: save(case["label"], np.zeros((14, 13, 9), np.uint8)) and read(data), *others)
+    assert not chain(case)["label"].any()
+    assert kept(folder) == []
+    chain(case)
+    assert len(kept(folder)) == 1
+
+
+def test_an_error_is_as_plain_as_without_a_cache_and_leaves_nothing(case, folder):
+    Path(case["image"][1]).write_bytes(b"\x1f\x8b\x08\x00")
+    for wrong in (case, {**case, "image": ["no-such-file.nii.gz"]}):
+        with pytest.raises(Exception, match="applying transform") as caught:
+            brain_mri(cache_dir=folder)(wrong)
+        assert isinstance(caught.value.__cause__, InputError)
+        assert "cannot be read as an image" in str(caught.value.__cause__)
+    assert kept(folder) == []
+
+
+def test_the_folder_of_the_bundles_is_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.delenv("MEDANOMALY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "medanomaly"
+    monkeypatch.setenv("MEDANOMALY_CACHE", str(tmp_path / "elsewhere"))
+    assert user_cache() == tmp_path / "elsewhere"
