@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log2
 
+import torch
 from monai.networks.layers.factories import Act, Conv, Norm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,7 +49,7 @@ def dcgan_head(patch_size: int, spatial_dims: int, features: int, out_channels: 
     DCGAN's convolution covers its whole input, which makes it a linear layer; as such it runs three times as fast.
     """
     width = dcgan_widths(patch_size, features)[-1]
-    return nn.Sequential(nn.Flatten(), nn.Linear(width * 4**spatial_dims, out_channels, bias=False))
+    return nn.Sequential(FlattenChannelsLast(), nn.Linear(width * 4**spatial_dims, out_channels, bias=False))
 
 
 def dcgan_decoder(
@@ -64,7 +65,7 @@ def dcgan_decoder(
     channels = widths[0]
     layers: list[nn.Module] = [
         nn.Linear(latent_dim, channels * 4**spatial_dims, bias=False),
-        nn.Unflatten(1, (channels,) + (4,) * spatial_dims),
+        UnflattenChannelsLast((4,) * spatial_dims + (channels,)),
     ]
     for width in widths[1:]:
         layers += [
@@ -79,6 +80,24 @@ def dcgan_decoder(
     else:
         layers.append(conv(channels, out_channels, kernel_size=4, stride=2, padding=1))
     return nn.Sequential(*layers)
+
+
+class FlattenChannelsLast(nn.Module):
+    """(B, C, H, W[, D]) to (B, H * W [* D] * C), which copies nothing if the channels lie last in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1).flatten(1)
+
+
+class UnflattenChannelsLast(nn.Module):
+    """(B, H * W [* D] * C) to (B, C, H, W[, D]) with the channels last in memory; ``shape`` is (H, W[, D], C)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = list(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.unflatten(x, 1, self.shape).movedim(-1, 1)
 
 
 class ConvTransposeToImage(nn.ConvTranspose2d):

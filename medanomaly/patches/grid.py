@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil, prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medanomaly.errors import ConfigError
@@ -105,7 +105,7 @@ class PatchGrid:
 
     def touching(self, mask: Tensor, min_fraction: float = 0.0) -> Tensor:
         """Which patches hold a voxel of ``mask`` (S0, S1, S2), or that share of voxels: boolean (n0, n1, n2)."""
-        counts = torch.as_tensor(mask, dtype=torch.bool).double()
+        counts = torch.as_tensor(mask, dtype=torch.bool).float()  # exact: counts stay far below 2^24
         for axis in range(3):
             counts = self._product(counts, axis, contract=1)
         return counts >= max(min_fraction * prod(self.window), 0.5)
@@ -119,12 +119,14 @@ class PatchGrid:
         return windows[:, i, j, k].transpose(0, 1).contiguous()
 
     def sum_of_covering(self, scores: Tensor) -> Tensor:
-        """For each voxel, the sum of the numbers (n0, n1, n2) of the patches that cover it: (S0, S1, S2), float64.
+        """For each voxel, the sum of the numbers (n0, n1, n2) of the patches that cover it: (S0, S1, S2).
+
+        In float64; of booleans it is their count, in float32.
 
         The sum is separable: each axis is one product with a 0/1 cover matrix (positions x voxels), so no loop over
         patches is needed, and snapped windows cost nothing extra.
         """
-        sums = scores.double()
+        sums = scores.float() if scores.dtype == torch.bool else scores.double()
         for axis in range(3):
             sums = self._product(sums, axis, contract=0)
         return sums
@@ -148,14 +150,9 @@ class PatchGrid:
         if self.window[axis] == 1 and self.stride[axis] == 1:
             return values
         offset = torch.arange(self.image_size[axis]) - self.starts[axis][:, None]
-        cover = ((offset >= 0) & (offset < self.window[axis])).double()
+        cover = ((offset >= 0) & (offset < self.window[axis])).to(values.dtype)
         product: Tensor = torch.tensordot(values, cover, dims=([axis], [contract]))
         return product.movedim(-1, axis)
-
-
-def plain(volume: Tensor) -> Tensor:
-    """A MetaTensor as a plain tensor: its bookkeeping would cost more than the work in the patch loop."""
-    return volume.as_tensor() if hasattr(volume, "as_tensor") else volume
 
 
 def pad_to_window(volume: Tensor, window: Sequence[int]) -> Tensor:
@@ -165,16 +162,3 @@ def pad_to_window(volume: Tensor, window: Sequence[int]) -> Tensor:
         missing = max(w - size, 0)
         pads += [missing // 2, missing - missing // 2]
     return F.pad(volume, pads) if any(pads) else volume
-
-
-def channels_last(patches: Tensor) -> Tensor:
-    """Patches (B, C, H, W[, D]) in the memory layout in which CPU and GPU convolutions are fastest."""
-    layout = torch.channels_last if patches.ndim == 4 else torch.channels_last_3d
-    return patches.contiguous(memory_format=layout)
-
-
-def network_channels_last(network: nn.Module) -> None:
-    """Lay the convolution weights of ``network`` out as :func:`channels_last` lays out patches; values stay."""
-    for parameter in network.parameters():
-        if parameter.ndim in (4, 5):
-            parameter.data = channels_last(parameter.data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from math import ceil
 from typing import Any
 
 import torch
@@ -14,14 +13,12 @@ from tqdm import tqdm
 from medanomaly.errors import InputError
 from medanomaly.patches.grid import (
     PatchGrid,
-    channels_last,
-    network_channels_last,
     pad_to_window,
     patch_window,
-    plain,
     planes_of,
     slice_axis_first,
 )
+from medanomaly.patches.layout import channels_last, plain, prepare_network
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
 BATCH_VOXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch: what stays in a CPU's cache, what fills a GPU
@@ -121,7 +118,7 @@ class PatchScoreInferer(Inferer):
 
     def _prepare(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if isinstance(network, nn.Module):
-            network_channels_last(network)
+            prepare_network(network)
         if not self.compile:
             return network
         if self._compiled is None or self._compiled[0] is not network:
@@ -194,8 +191,9 @@ class PatchScoreInferer(Inferer):
         volume = _to_device(volume.contiguous(), device)
         scores, sums = torch.empty(len(index), device=device), None
         first = 0
-        for batch in _to_device(index, device).split(self._batch_size(len(index), device)):
-            patches = grid.gather(volume, self._filled(batch, device))
+        batch_size = self._chosen_batch_size(device)
+        for batch in _to_device(index, device).split(batch_size):
+            patches = grid.gather(volume, self._filled(batch, batch_size))
             result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
@@ -212,15 +210,17 @@ class PatchScoreInferer(Inferer):
         everywhere[index] = scores.cpu()
         return grid.sum_of_covering(everywhere.view(grid.shape))
 
-    def _batch_size(self, patches: int, device: torch.device) -> int:
-        """The size asked for, or what suits the device, shared out so that no batch is much smaller than the others."""
+    def _chosen_batch_size(self, device: torch.device) -> int:
         voxels = self.patch_size**self.spatial_dims
-        size = self.batch_size or max(BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"]) // voxels, 4)
-        return size if self.compile else ceil(patches / ceil(patches / size))
+        return self.batch_size or max(BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"]) // voxels, 4)
 
-    def _filled(self, batch: Tensor, device: torch.device) -> Tensor:
-        """A batch (N,), filled up to the full size for a compiled network: another size would be compiled anew."""
-        missing = self._batch_size(len(batch), device) - len(batch) if self.compile else 0
+    def _filled(self, batch: Tensor, full: int) -> Tensor:
+        """A batch (N,), filled up to a quarter of the full size or a multiple of it: every new size costs a set-up.
+
+        For a compiled network, to the full size: it would be compiled anew.
+        """
+        step = full if self.compile else max(full // 4, 1)
+        missing = -len(batch) % step
         return torch.cat([batch, batch[:1].expand(missing)]) if missing else batch
 
 

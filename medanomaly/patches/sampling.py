@@ -12,13 +12,12 @@ from torch import Tensor
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.patches.grid import (
     PatchGrid,
-    channels_last,
     pad_to_window,
     patch_window,
-    plain,
     planes_of,
     slice_axis_first,
 )
+from medanomaly.patches.layout import channels_last, plain
 
 VOXELS_AT_ONCE = 2**25  # cut in one go: many batches of small patches, few of large cubes
 

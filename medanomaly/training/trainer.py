@@ -17,7 +17,7 @@ from tqdm import tqdm
 from medanomaly.data.writing import written_whole
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, InputError, TrainingError
-from medanomaly.patches.grid import network_channels_last
+from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.training.checkpoints import load_checkpoint
 
@@ -77,7 +77,7 @@ class DetectorTrainer(Trainer):
         if max_epochs < 1:
             raise ConfigError(f"max_epochs is {max_epochs}: train for at least 1 epoch.")
         self.detector = network.to(device)
-        network_channels_last(self.detector)
+        prepare_network(self.detector)
         self.optimizers = network.optimizers()
         self.sampler, self.val_data_loader = train_data_loader, val_data_loader
         self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)

@@ -34,12 +34,12 @@ def test_head_and_first_step_of_the_decoder_are_dcgans_convolutions(spatial_dims
 
     head = dcgan_head(16, spatial_dims, features=3, out_channels=5)
     as_conv = conv(6, 5, kernel_size=4, bias=False)
-    as_conv.weight.copy_(head[-1].weight.view(5, 6, *cube))
+    as_conv.weight.copy_(head[-1].weight.view(5, *cube, 6).movedim(-1, 1))
     x = torch.randn(2, 6, *cube)
     assert torch.allclose(head(x), as_conv(x).flatten(1), rtol=0, atol=1e-5)
 
     first = dcgan_decoder(1, 16, spatial_dims, features=3, latent_dim=5)[:2]
     as_transposed = transposed(5, 6, kernel_size=4, bias=False)
-    as_transposed.weight.copy_(first[0].weight.t().reshape(5, 6, *cube))
+    as_transposed.weight.copy_(first[0].weight.t().reshape(5, *cube, 6).movedim(-1, 1))
     z = torch.randn(2, 5)
     assert torch.allclose(first(z), as_transposed(z.view(2, 5, *[1] * spatial_dims)), rtol=0, atol=1e-5)

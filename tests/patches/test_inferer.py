@@ -174,7 +174,7 @@ def test_slabs_change_nothing(setting, kind, monkeypatch):
     patch_size, stride, spatial_dims, plane, shape = setting
     network, volume, mask = Scorer(kind, patch_size, spatial_dims), made_volume(shape), odd_mask(shape)[None, None]
     exclude = odd_mask(shape, seed=4)[None, None]
-    scorer = PatchScoreInferer(patch_size, stride, spatial_dims, [plane])
+    scorer = PatchScoreInferer(patch_size, stride, spatial_dims, [plane], batch_size=3)
     whole = scorer(volume, network, mask=mask, exclude=exclude)
     visited, network.batches = sum(network.batches), []
     monkeypatch.setattr(inferer, "SLAB_VOXELS", 1)
@@ -286,3 +286,11 @@ def test_patches_that_touch_the_excluded_region_are_not_visited(spatial_dims):
     )
     assert heatmap[0, 0, 4, 5, 3].isnan()
     assert heatmap[0, 0, :, :, 8 if spatial_dims == 2 else 7].isfinite().any()
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 8, 8, 8, 8, 6]), (40, [40, 10])])
+def test_the_last_batch_is_filled_to_a_quarter_of_a_full_one(batch_size, sizes):
+    network, volume = Scorer("patch", 8, 2), made_volume((16, 16, 5))  # 3 x 3 patches in each of 5 slices
+    heatmap = PatchScoreInferer(8, 4, batch_size=batch_size)(volume, network)
+    assert network.batches == sizes and sum(sizes) >= 45
+    assert torch.allclose(heatmap, PatchScoreInferer(8, 4, batch_size=1)(volume, network), **CLOSE)

@@ -216,7 +216,9 @@ def test_statistics_are_fitted_with_the_best_weights_on_patches_of_no_epoch(trai
     assert not any(torch.equal(patches, torch.cat(drawn)) for drawn in recorder.patches.values())
     expected.fit_statistics(patches.split(8))
     model = load_checkpoint(run.model_file)
-    assert unequal(model, expected.state_dict()) == []
+    assert unequal(model, expected.state_dict(), ignore=("median", "mad")) == []
+    for name in ("median", "mad"):  # another memory layout sums in another order
+        assert torch.allclose(model[name], expected.state_dict()[name], rtol=1e-3, atol=1e-9)
     assert (model["mad"] != 1).all() and (model["median"] != 0).all()
 
 

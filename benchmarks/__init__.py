@@ -1,0 +1,1 @@
+"""Speed and memory against named rivals: ``make bench``, or ``python -m benchmarks``."""

@@ -1,0 +1,32 @@
+"""How volumes, patches and weights lie in memory: on a CPU, half of the speed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def plain(volume: Tensor) -> Tensor:
+    """A MetaTensor as a plain tensor: its bookkeeping would cost more than the work in the patch loop."""
+    return volume.as_tensor() if hasattr(volume, "as_tensor") else volume
+
+
+def channels_last(patches: Tensor) -> Tensor:
+    """Patches (B, C, H, W[, D]) in the memory layout in which CPU and GPU convolutions are fastest."""
+    layout = torch.channels_last if patches.ndim == 4 else torch.channels_last_3d
+    strides = torch.empty(patches.shape, device="meta", memory_format=layout).stride()
+    # with a single channel both layouts have the same order, and without these strides torch would take the slow one
+    return patches.contiguous(memory_format=layout).as_strided(patches.shape, strides)
+
+
+def prepare_network(network: nn.Module) -> None:
+    """Lay the convolution weights of ``network`` out as :func:`channels_last` lays out patches; values stay.
+
+    And let the process keep memory that it frees: the activations of each batch would otherwise be given back to the
+    system and asked for again, page by page, which takes a third of the time. glibc does so for blocks that are larger
+    than any which it has yet seen freed, up to 32 MB, so it is shown one.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            parameter.data = channels_last(parameter.data)
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # freed at once, and never written to
