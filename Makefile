@@ -7,13 +7,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test check coverage clean help
+.PHONY: demo test check coverage bench clean help
 
 help:
 	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
 	@echo "make test      the tests"
 	@echo "make check     ruff, mypy, import layers"
 	@echo "make coverage  the tests, with coverage of the package"
+	@echo "make bench     speed and memory against named rivals and the limit of the machine (benchmarks/results/)"
 	@echo "make clean     remove .venv and caches"
 
 demo: .venv/.package
@@ -30,6 +31,9 @@ check: .venv/.dev
 
 coverage: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,18 +40,18 @@ def run(settings: Run) -> Section:
         model, scan = Path(folder) / "model", data / "patient26" / "FLAIR.nii.gz"
         say("[p] training a small GANomaly on patient07")
         epochs = ["--epochs", "1", "--set", "patches_per_epoch=1280"] if settings.quick else ["--epochs", "4"]
-        datalist = REPOSITORY / "data_manifests" / "open_ms.json"
-        _call("medanomaly.cli", "train", "--datalist", str(datalist), "--data-root", str(data), "--brain", "nonzero",
-              "--output", str(model), "--device", str(settings.device), *epochs)  # fmt: skip
+        cohort = ["--datalist", str(REPOSITORY / "data_manifests" / "open_ms.json"), "--data-root", str(data)]
+        options = ["--brain", "nonzero", "--output", str(model), "--device", str(settings.device)]
+        _call(folder, "medanomaly.cli", "train", *cohort, *options, *epochs)
         section = _compare_precision(model, data, settings)
         rounds = settings.rounds(3) - 1
         parts = []
         for number_of_round in range(rounds):
-            shutil.rmtree(model / "cache", ignore_errors=True)  # of prepared scans: this one is new to the model
+            shutil.rmtree(Path(folder) / "cache", ignore_errors=True)  # this scan was never prepared before
             say(f"[p] medanomaly score, round {number_of_round + 1} of {rounds}")
             output = str(Path(folder) / f"scores{number_of_round}")
             command = ["score", str(scan), "--brain", "nonzero", "--model", str(model), "--output", output]
-            done = _call("benchmarks.pipeline", *command, "--device", str(settings.device))
+            done = _call(folder, "benchmarks.pipeline", *command, "--device", str(settings.device))
             parts.append(json.loads(done.splitlines()[-1]))
     chosen = sorted(parts, key=lambda part: part["wall"])[(len(parts) - 1) // 2]
     share = chosen["network"] / chosen["wall"]
@@ -128,9 +129,13 @@ def config_epochs(model: Path) -> int:
     return int(json.loads((model / "configs" / "train.json").read_text())["max_epochs"])
 
 
-def _call(module: str, *arguments: str) -> str:
-    """Run a module in a process of its own; its output."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+def _call(folder: str, module: str, *arguments: str) -> str:
+    """Run a module in a process of its own, with a cache of prepared cases in ``folder``; its output."""
+    command, environment = (
+        [sys.executable, "-m", module, *arguments],
+        {**os.environ, "MEDANOMALY_CACHE": f"{folder}/cache"},
+    )
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
     return done.stdout

@@ -54,8 +54,8 @@ def _draw_panel(axis: plt.Axes, panel: str, points: Sequence[Point], floors: dic
     low, high = _decades([p.patches for p in points])
     fewest = min(p.patches for p in points)
     bottom, top = _decades([p.seconds for p in points] + [fewest * seconds for seconds in floors.values()])
-    for (dtype, seconds), line in zip(floors.items(), ("-", "--"), strict=True):
-        label = f"arithmetic floor, {dtype}"
+    for (kind, seconds), line in zip(floors.items(), ("-", "--", ":"), strict=False):
+        label = f"arithmetic floor, {kind}"
         axis.plot((low, high), (low * seconds, high * seconds), color="black", linewidth=1, linestyle=line, label=label)
     for way, (colour, marker) in STYLES.items():
         at = sorted((p.patches, p.seconds) for p in points if p.way == way)

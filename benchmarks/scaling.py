@@ -87,7 +87,10 @@ def run(settings: Run) -> Section:
         panel = f"{setting.patch_size} px, 2-D"
         section.points.append(Point(panel, "PatchScoreInferer, whole volumes", patches, seconds))
         operations = operations_per_patch(made_detector(setting.patch_size))
-        section.floors[panel] = {dtype: operations / settings.peaks.rate(dtype) for dtype in ("fp32", "bf16")}
+        section.floors[panel] = {
+            **{dtype: operations / settings.peaks.rate(dtype) for dtype in ("fp32", "bf16")},
+            "torch.mm, fp32": operations / settings.peaks.rates["torch.mm, fp32"],
+        }
         if setting.side == 256:
             name = f"{setting.patch_size} px: growth of the process while scoring 256^3"
             if growth:
