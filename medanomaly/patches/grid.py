@@ -103,6 +103,12 @@ class PatchGrid:
             yield slice(begin, end), piece
             first = last
 
+    def to(self, device: torch.device | str) -> PatchGrid:
+        """The same grid for :meth:`gather` and :meth:`voxels` on ``device``, without a copy to it at each call."""
+        there = copy.copy(self)
+        there.starts = tuple(start.to(device) for start in self.starts)
+        return there
+
     def touching(self, mask: Tensor, min_fraction: float = 0.0) -> Tensor:
         """Which patches hold a voxel of ``mask`` (S0, S1, S2), or that share of voxels: boolean (n0, n1, n2)."""
         counts = torch.as_tensor(mask, dtype=torch.bool).float()  # exact: counts stay far below 2^24
@@ -141,11 +147,11 @@ class PatchGrid:
         return first[:, None] + offsets
 
     def _starts_of(self, index: Tensor) -> list[Tensor]:
-        """The first voxel along each axis of the patches ``index`` (N,), on the device of ``index``."""
+        """The first voxel along each axis of the patches ``index`` (N,)."""
         _, n1, n2 = self.shape
         row = index.div(n2, rounding_mode="floor")  # by hand: torch.unravel_index takes as long as the whole gather
         places = (row.div(n1, rounding_mode="floor"), row % n1, index % n2)
-        return [start.to(index.device)[n] for start, n in zip(self.starts, places, strict=True)]
+        return [start[n] for start, n in zip(self.starts, places, strict=True)]
 
     def _product(self, values: Tensor, axis: int, contract: int) -> Tensor:
         """``values`` times the cover matrix (positions, voxels) of ``axis``, summed over the first or the second."""

@@ -21,7 +21,8 @@ from medanomaly.patches.grid import (
 from medanomaly.patches.layout import channels_last, plain, prepare_network
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
-BATCH_VOXELS = {"cpu": 2**16, "cuda": 2**22}  # of a batch: what stays in a CPU's cache, what fills a GPU
+# of a batch of patches or of cubes: what suits a CPU's cache, what fills a GPU
+BATCH_VOXELS = {"cpu": {2: 2**16, 3: 2**18}, "cuda": {2: 2**22, 3: 2**22}}
 
 
 class PatchScoreInferer(Inferer):
@@ -37,8 +38,8 @@ class PatchScoreInferer(Inferer):
         stride: voxels between patches, in every direction of the patch; the last patch snaps to the border.
         spatial_dims: 2 for slices' patches, 3 for cubes.
         planes: for 2-D patches, "axial", "coronal", "sagittal" or several; several are averaged.
-        batch_size: patches a forward pass; if not given, what suits the device (256 patches of 16 x 16, 64 of 32 x 32
-            or 16 of 16 x 16 x 16 on a CPU, 64 times as many on a GPU).
+        batch_size: patches a forward pass; if not given, what suits the device (on a CPU 256 patches of 16 x 16, 64 of
+            32 x 32 or of 16 x 16 x 16; more on a GPU).
         amp: run the network in bfloat16 (autocast): faster where the processor has it; scores change in the third
             digit.
         compile: run the network through ``torch.compile``: a slow start, then somewhat faster.
@@ -191,16 +192,16 @@ class PatchScoreInferer(Inferer):
         volume = _to_device(volume.contiguous(), device)
         scores, sums = torch.empty(len(index), device=device), None
         first = 0
-        batch_size = self._chosen_batch_size(device)
+        there, batch_size = grid.to(device), self._chosen_batch_size(device)
         for batch in _to_device(index, device).split(batch_size):
-            patches = grid.gather(volume, self._filled(batch, batch_size))
+            patches = there.gather(volume, self._filled(batch, batch_size))
             result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
                 scores[first : first + len(batch)] = result[:, 0]
             else:  # one score a voxel
                 sums = torch.zeros(grid.image_size, device=device).flatten() if sums is None else sums
-                sums.index_add_(0, grid.voxels(batch).flatten(), result.flatten())
+                sums.index_add_(0, there.voxels(batch).flatten(), result.flatten())
             first += len(batch)
         if not torch.isfinite(scores if sums is None else sums).all():
             raise InputError("the detector gave a score that is not finite: was its training sound, and is the volume?")
@@ -212,7 +213,8 @@ class PatchScoreInferer(Inferer):
 
     def _chosen_batch_size(self, device: torch.device) -> int:
         voxels = self.patch_size**self.spatial_dims
-        return self.batch_size or max(BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"]) // voxels, 4)
+        at_once = BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"])[self.spatial_dims]
+        return self.batch_size or max(at_once // voxels, 4)
 
     def _filled(self, batch: Tensor, full: int) -> Tensor:
         """A batch (N,), filled up to a quarter of the full size or a multiple of it: every new size costs a set-up.

@@ -153,4 +153,4 @@ class PatchSampler:
                 "of lesion: use smaller patches, a finer spacing, or leave the case out."
             )
         # RAS axis 0 runs from left to right: the first of a cube's or patch's axes, but across sagittal slices
-        return _Source(volume.contiguous().to(self.device), grid, positions, plane != "sagittal")
+        return _Source(volume.contiguous().to(self.device), grid.to(self.device), positions, plane != "sagittal")
