@@ -15,8 +15,9 @@ class Detector(nn.Module):
 
     A detector knows patches only: no files, volumes or metrics. In training, :meth:`training_step` is called for each
     batch and :meth:`validation_loss` after each epoch (early stopping watches it); at the end, with the best weights,
-    :meth:`fit_statistics` sees training patches once more. ``forward`` scores patches: higher is more abnormal, and the
-    score of a patch depends on that patch and on training statistics alone.
+    :meth:`fit_statistics` sees training patches once more. A detector that is only fitted has no optimisers and learns
+    there; one that grows says so by :meth:`grow` and :meth:`is_settled`. ``forward`` scores patches: higher is more
+    abnormal, and the score of a patch depends on that patch and on training statistics alone.
 
     Args:
         in_channels: image channels C.
@@ -35,7 +36,7 @@ class Detector(nn.Module):
         self.spatial_dims = spatial_dims
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers that :meth:`training_step` steps, by name."""
+        """The optimisers that :meth:`training_step` steps, by name; none for a detector that is only fitted."""
         raise NotImplementedError
 
     def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -48,6 +49,14 @@ class Detector(nn.Module):
 
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Fit what the score needs to know of normal patches (for example median and MAD); nothing by default."""
+
+    def grow(self) -> bool:
+        """Go on to the next size, if there is one, and say whether; called with the best weights of this size."""
+        return False
+
+    def is_settled(self) -> bool:
+        """Whether validation losses can be compared between epochs: not while new layers fade in."""
+        return True
 
     def forward(self, patches: Tensor) -> Tensor:
         """Scores of patches (B, C, H, W[, D]): (B, 1), one a patch, or (B, 1, H, W[, D]), one a voxel."""

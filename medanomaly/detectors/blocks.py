@@ -112,6 +112,17 @@ class UnflattenChannelsLast(nn.Module):
         return torch.unflatten(x, 1, self.shape).movedim(-1, 1)
 
 
+class UnitRMS(nn.Module):
+    """``x`` divided by its root mean square over dimension 1: ProGAN's pixel norm, and the guard of codes.
+
+    A code that is not held to one size can shrink while the decoder enlarges it again: all differences between codes
+    vanish, and with them the score.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(torch.square(x).mean(dim=1, keepdim=True) + 1e-8)
+
+
 class ConvTransposeToImage(nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` that doubles the size, for the few channels of an image: a matrix product and a fold.
 
@@ -129,6 +140,14 @@ class ConvTransposeToImage(nn.ConvTranspose2d):
         bias = self.bias
         assert bias is not None
         return image + bias[:, None, None]
+
+
+def at_least_four(patches: Tensor) -> Tensor:
+    """Fewer than four patches (B, C, H, W[, D]) four times over; more, as they are.
+
+    For a few patches torch takes other kernels, which sum in another order: a score would depend on how many there are.
+    """
+    return torch.cat([patches] * 4) if patches.shape[0] < 4 else patches
 
 
 def init_dcgan(module: nn.Module) -> None:

@@ -3,7 +3,9 @@
 Two variants (Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876):
 
 - ``"A"``, the original: two encoders of their own inside the generator, a discriminator beside them.
-- ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes.
+- ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes. Codes are
+  held to a root mean square of 1 (ours): where they could shrink and grow, scores swung from epoch to epoch and
+  abnormal images ended below normal ones.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan, init_he
+from medanomaly.detectors.blocks import (
+    UnitRMS,
+    at_least_four,
+    dcgan_decoder,
+    dcgan_head,
+    dcgan_trunk,
+    init_dcgan,
+    init_he,
+)
 from medanomaly.detectors.losses import critic_loss_bce, critic_loss_wgan_gp
 from medanomaly.errors import ConfigError, TrainingError
 
@@ -80,7 +90,7 @@ class GANomaly(Detector):
         self.trunk = dcgan_trunk(in_channels, *shape, norm=norm)
         self.critic_head = dcgan_head(*shape, out_channels=1)
         if variant == "K":
-            self.encoder = nn.Sequential(self.trunk, dcgan_head(*shape, out_channels=latent_dim))
+            self.encoder = nn.Sequential(self.trunk, dcgan_head(*shape, out_channels=latent_dim).append(UnitRMS()))
             self.reencoder = self.encoder
         else:
             self.encoder, self.reencoder = (
@@ -185,10 +195,15 @@ class GANomaly(Detector):
         z = self.encoder(patches)
         return torch.square(z - self.reencoder(self.decoder(z)))
 
+    def reconstruct(self, patches: Tensor) -> Tensor:
+        """What the decoder makes of the patches' codes: (B, C, H, W[, D]), like ``patches``."""
+        reconstruction: Tensor = self.decoder(self.encoder(patches))
+        return reconstruction
+
     def forward(self, patches: Tensor) -> Tensor:
         if self.score == "residual":
             return torch.abs(patches - self.decoder(self.encoder(patches))).mean(dim=1, keepdim=True)
-        errors = self.code_errors(patches)
+        errors = self.code_errors(at_least_four(patches))[: patches.shape[0]]
         if self.score == "modified":
             alive = self.mad > 1e-12  # an element that never varies says nothing
             if bool(alive.any()):

@@ -32,12 +32,16 @@ class DetectorTrainer(Trainer):
     ``patience`` epochs without a relative improvement of 1e-4. Then the best weights are loaded, the detector fits its
     statistics on training patches, and ``model_file`` is written, and not before.
 
+    A detector that grows is trained so at each of its sizes: from the best weights of a size it grows to the next, with
+    new optimisers, and epochs in which the new layers fade in are not counted (paper 003, section 2.3). A detector
+    without optimisers is only fitted.
+
     The randomness of an epoch comes from ``seed`` and the epoch alone, so a training that is resumed ends with the same
     weights, bit for bit, as one that was never interrupted (on the CPU; same machine, same number of threads).
 
     Args:
         device: where to train.
-        max_epochs: most epochs.
+        max_epochs: most epochs (at each size, after the fade).
         train_data_loader: batches (B, C, p, p[, p]), redrawn in each epoch.
         network: the detector.
         val_data_loader: held-out batches, always the same.
@@ -46,6 +50,8 @@ class DetectorTrainer(Trainer):
         patience: epochs without improvement before training ends.
         seed: of the randomness in the steps (the weights are drawn when the network is made).
         resume: go on from ``last.pt`` if it is there.
+        decay: let the learning rates fall to 0, linearly over the second half of ``max_epochs`` (at each size): the swings
+            from epoch to epoch, which decide what the best epoch is, die down.
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
@@ -70,6 +76,7 @@ class DetectorTrainer(Trainer):
         patience: int = 10,
         seed: int = 0,
         resume: bool = False,
+        decay: bool = False,
         amp: bool = False,
         progress: bool = True,
         train_handlers: Sequence[Any] | None = None,
@@ -81,7 +88,8 @@ class DetectorTrainer(Trainer):
         self.optimizers = network.optimizers()
         self.sampler, self.val_data_loader = train_data_loader, val_data_loader
         self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)
-        self.seed, self.resume, self.progress = seed, resume, progress
+        self.seed, self.resume, self.decay, self.progress = seed, resume, decay, progress
+        self.max_epochs, self.settled_epochs = max_epochs, 0
         self.best_loss, self.best_epoch = math.inf, 0
         super().__init__(
             device, max_epochs, data_loader=train_data_loader, epoch_length=len(train_data_loader), amp=amp
@@ -96,8 +104,8 @@ class DetectorTrainer(Trainer):
         )
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
-        self.add_event_handler(Events.EPOCH_COMPLETED, self.early_stopping)
-        self.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._report)
         if progress:
             ProgressBar(
                 persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -114,9 +122,15 @@ class DetectorTrainer(Trainer):
                     "another folder."
                 )
             self._restore(load_checkpoint(last))
-        finished = self.early_stopping.counter >= self.early_stopping.patience
-        if not finished and self.state.epoch < self.state.max_epochs:
-            super().run()
+        growing = bool(self.optimizers)
+        while growing:
+            finished = self.early_stopping.counter >= self.early_stopping.patience
+            if not finished and self.state.epoch < self.state.max_epochs:
+                super().run()
+            self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
+            growing = self.detector.grow()
+            if growing:
+                self._start_size()
         self._finish()
 
     def _iteration(self, engine: Trainer, batchdata: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
@@ -143,6 +157,11 @@ class DetectorTrainer(Trainer):
         torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
         self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
+        if self.decay:
+            share = min(1.0, 2 * (1 - self.settled_epochs / self.max_epochs))
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = share * optimizer.defaults["lr"]
         self.detector.train()
 
     @torch.no_grad()
@@ -156,13 +175,21 @@ class DetectorTrainer(Trainer):
             )
         self.state.metrics["val_loss"] = value
 
+    def _judge(self) -> None:
+        """Keep the epoch if it is the best, and stop on a plateau; while new layers fade in, only go on."""
+        if self.detector.is_settled():
+            self.settled_epochs += 1
+            self.early_stopping(self)
+            if self.state.metrics["val_loss"] < self.best_loss:
+                self.best_loss, self.best_epoch = self.state.metrics["val_loss"], self.state.epoch
+                _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+        self._save()
+
     def _save(self) -> None:
-        loss, epoch = self.state.metrics["val_loss"], self.state.epoch
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch
-            _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+        self.state.max_epochs = self.state.epoch + self.max_epochs - self.settled_epochs
         checkpoint = {
-            "epoch": epoch,
+            "epoch": self.state.epoch,
+            "settled_epochs": self.settled_epochs,
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
             "early_stopping": dict(self.early_stopping.state_dict()),
@@ -170,12 +197,24 @@ class DetectorTrainer(Trainer):
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
         _save_whole(checkpoint, self.ckpt_dir / "last.pt")
+
+    def _report(self) -> None:
         if self.progress:
+            epoch, loss = self.state.epoch, self.state.metrics["val_loss"]
             means = "  ".join(
                 f"{name} {float(total) / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items()
             )
-            best = " (best)" if epoch == self.best_epoch else ""
-            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {means}  validation {loss:.4g}{best}")
+            mark = " (best)" if epoch == self.best_epoch else "" if self.detector.is_settled() else " (fading in)"
+            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {means}  validation {loss:.4g}{mark}")
+
+    def _start_size(self) -> None:
+        """After growth: new optimisers, and a new best to find."""
+        self.optimizers = self.detector.optimizers()
+        self.best_loss, self.best_epoch, self.settled_epochs = math.inf, 0, 0
+        self.early_stopping.counter, self.early_stopping.best_score = 0, None
+        self._save()  # now: beside the best epoch of this size, the last one of the size before would mislead
+        if self.progress:
+            tqdm.write(f"the validation loss no longer falls: {type(self.detector).__name__} grew")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])
@@ -183,11 +222,11 @@ class DetectorTrainer(Trainer):
             optimizer.load_state_dict(checkpoint["optimizers"][name])
         self.best_loss, self.best_epoch = checkpoint["best_loss"], checkpoint["best_epoch"]
         self.early_stopping.load_state_dict(checkpoint["early_stopping"])
-        self.state.epoch = checkpoint["epoch"]
+        self.state.epoch, self.settled_epochs = checkpoint["epoch"], checkpoint["settled_epochs"]
+        self.state.max_epochs = self.state.epoch + self.max_epochs - self.settled_epochs
         self.state.iteration = checkpoint["epoch"] * self.state.epoch_length
 
     def _finish(self) -> None:
-        self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
         self.detector.eval()
         torch.manual_seed(self.seed)
         self.sampler.set_epoch(0)  # patches that no epoch trained on

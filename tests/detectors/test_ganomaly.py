@@ -79,7 +79,7 @@ def test_shapes(patch_size, spatial_dims, deepest, variant):
 def test_settings_of_the_papers_are_the_defaults(spatial_dims, variant, critic, features, weights, rate, paper):
     detector = GANomaly(spatial_dims=spatial_dims, variant=variant, critic=critic)
     assert (detector.critic_loss, detector.score) == paper
-    assert detector.trunk[0].out_channels == features and detector.encoder[-1][-1].out_features == 100
+    assert detector.trunk[0].out_channels == features and detector.decoder[0].in_features == 100
     assert detector.weights == weights
     for optimizer in detector.optimizers().values():
         assert optimizer.defaults["lr"] == rate and optimizer.defaults["betas"] == (0.5, 0.999)
@@ -244,7 +244,7 @@ def test_scores_follow_their_formulas(trained):
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_collapsed_code_is_refused(value):
     detector = make()
-    torch.nn.init.constant_(detector.encoder[1][-1].weight, value)
+    torch.nn.init.constant_(detector.encoder[1][-2].weight, value)
     with pytest.raises(TrainingError, match="the latent code collapsed or is not finite"):
         detector.eval().fit_statistics([noise()])
 

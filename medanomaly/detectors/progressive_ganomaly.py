@@ -1,0 +1,358 @@
+"""Progressive GANomaly: GANomaly's variant K with a GAN that grows from 8 voxels a side to the size of the patches.
+
+Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876 (paper 003, section 2.3), on the networks of ProGAN (Karras et al.,
+ICLR 2018, arXiv 1710.10196). The critic is the encoder: its trunk gives the critic's value and the code of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import log2, sqrt
+
+import torch
+from monai.networks.layers.factories import Conv, Pool
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from medanomaly.detectors.base import Detector
+from medanomaly.detectors.blocks import FlattenChannelsLast, UnflattenChannelsLast, UnitRMS, at_least_four
+from medanomaly.detectors.losses import critic_loss_wgan_gp
+from medanomaly.errors import ConfigError, TrainingError
+
+SMALLEST_STD = 1e-3  # of the elements of a code over patches; below it, all patches have the same code
+
+
+class ProgressiveGANomaly(Detector):
+    """Progressive GANomaly on patches: abnormal where the codes of a patch and of its reconstruction differ.
+
+    Stage 0 works on patches pooled to 8 voxels a side. When the validation loss no longer falls, the networks grow: the
+    side doubles, and the new layers fade in with a weight alpha that rises from 0 to 1 while ``fade_images`` patches
+    are shown. Until it is fully grown, patches are pooled to the size of the stage.
+
+    Args:
+        in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 8, 16, 32 or 64.
+        latent_dim: length of the codes z and z_hat.
+        features: channels of the layers with 4, 8, 16, 32, ... voxels a side, at least as many as there are such sizes.
+            If not given, (128, 64, 32, 16, 8), with which every size costs about the same; in 3-D, (64, 64, 64, 32,
+            32). ProGAN has 512 up to 32 voxels and 256 at 64.
+        weights: of the adversarial, contextual and encoder loss.
+        learning_rate: of both Adam optimisers, with betas (0.5, 0.99). ProGAN has 0 for the first, with
+            which reconstruction is learned more slowly.
+        fade_images: patches shown until new layers count in full. Paper 003 gives 750,000.
+        pixel_norm: divide the generator's features by their root mean square, as ProGAN does. Off, because a generator
+            that reconstructs must carry how bright a patch is: with it, training takes some three times as long.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        patch_size: int = 16,
+        spatial_dims: int = 2,
+        latent_dim: int = 100,
+        features: Sequence[int] | None = None,
+        weights: tuple[float, float, float] = (1.0, 70.0, 10.0),
+        learning_rate: float = 2e-3,
+        fade_images: int = 750_000,
+        pixel_norm: bool = False,
+    ) -> None:
+        super().__init__(in_channels, patch_size, spatial_dims)
+        if patch_size not in (8, 16, 32, 64):
+            raise ConfigError(f"patch_size is {patch_size}, but this network grows to 8, 16, 32 or 64 voxels a side.")
+        if fade_images < 1:
+            raise ConfigError(f"fade_images is {fade_images}: show at least 1 patch while new layers fade in.")
+        features = features or ((128, 64, 32, 16, 8) if spatial_dims == 2 else (64, 64, 64, 32, 32))
+        sizes = int(log2(patch_size)) - 1
+        if len(features) < sizes:
+            raise ConfigError(f"features={features} must be {sizes} numbers, for 4 to {patch_size} voxels a side.")
+        widths = list(features[:sizes])
+        self.weights, self.learning_rate, self.fade_images = tuple(weights), learning_rate, fade_images
+        self.stage, self.last_stage, self.images_shown = 0, sizes - 2, 0
+
+        self.body = CriticBody(in_channels, widths, spatial_dims)
+        self.tail = CriticTail(widths[0], spatial_dims)
+        self.critic_head = EqualisedLinear(widths[0], 1, gain=1.0)
+        self.encoder_head = nn.Sequential(EqualisedLinear(widths[0], latent_dim, gain=1.0), UnitRMS())
+        self.generator = Generator(in_channels, widths, spatial_dims, latent_dim, pixel_norm)
+
+    def alpha(self) -> float:
+        """The weight of the newest layers: 0 to 1 over ``fade_images`` patches; always 1 in stage 0."""
+        return 1.0 if self.stage == 0 else min(1.0, self.images_shown / self.fade_images)
+
+    def is_settled(self) -> bool:
+        return self.alpha() == 1.0
+
+    def grow(self) -> bool:
+        if self.stage == self.last_stage:
+            return False
+        self.stage, self.images_shown = self.stage + 1, 0
+        return True
+
+    def get_extra_state(self) -> Tensor:
+        """Stage and patches shown, which are saved with the weights: a training goes on in the middle of a fade."""
+        return torch.tensor([self.stage, self.images_shown])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.stage, self.images_shown = (int(value) for value in state)
+
+    def critic(self, patches: Tensor) -> Tensor:
+        """How real patches of the stage's size look: (B, 1)."""
+        values: Tensor = self.critic_head(self.tail(self.body(patches, self.stage, self.alpha()), True))
+        return values
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Codes (B, latent_dim) of patches of the stage's size, each of root mean square 1."""
+        z: Tensor = self.encoder_head(self.tail(self.body(patches, self.stage, self.alpha()), False))
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Patches of the stage's size from codes (B, latent_dim)."""
+        patches: Tensor = self.generator(z, self.stage, self.alpha())
+        return patches
+
+    def at_stage(self, patches: Tensor) -> Tensor:
+        """Patches pooled to the side of the stage; in a fade, blended with themselves at half that size."""
+        for _ in range(self.last_stage - self.stage):
+            patches = pool(patches)
+        alpha = self.alpha()
+        if alpha < 1:
+            patches = (1 - alpha) * upsample(pool(patches)) + alpha * patches
+        return patches
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        settings = {"lr": self.learning_rate, "betas": (0.5, 0.99)}
+        parts = (self.body, self.tail, self.critic_head)
+        critic = [parameter for part in parts for parameter in part.parameters()]
+        generator = [*self.body.parameters(), *self.tail.parameters(), *self._without_trunk()]
+        return {
+            "generator": torch.optim.Adam(generator, **settings),  # type: ignore[arg-type]
+            "critic": torch.optim.Adam(critic, **settings),  # type: ignore[arg-type]
+        }
+
+    def _without_trunk(self) -> list[nn.Parameter]:
+        return [*self.encoder_head.parameters(), *self.generator.parameters()]
+
+    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+        batch = self.at_stage(batch)
+        z = self.encode(batch)
+        reconstruction = self.decode(z)
+        losses = self._generator_losses(batch, z, reconstruction)
+        adversarial, contextual, encoder = (w * loss for w, loss in zip(self.weights, losses.values(), strict=True))
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        # as in variant K: the trunk learns from the contextual loss alone, the rest from all three
+        _backward(adversarial + contextual + encoder, self._without_trunk(), retain_graph=True)
+        _backward(contextual, [*self.body.parameters(), *self.tail.parameters()])
+        optimizers["generator"].step()
+
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        losses["critic"] = critic_loss_wgan_gp(self.critic, batch, reconstruction.detach(), drift=1e-3)
+        torch.autograd.backward(losses["critic"])
+        optimizers["critic"].step()
+        self.images_shown += len(batch)
+        return {**{name: loss.detach() for name, loss in losses.items()}, "code std": z.detach().float().std(0).mean()}
+
+    def _generator_losses(self, batch: Tensor, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Adversarial, contextual and encoder loss, as in variant K: frozen trunk, and z held still.
+
+        The trunk must not learn from the features of the reconstruction, which it could make constant, nor the code
+        from the distance to its copy, which shrinking would lower.
+        """
+        stage, alpha = self.stage, self.alpha()
+        body, tail = ({name: p.detach() for name, p in part.named_parameters()} for part in (self.body, self.tail))
+        with torch.no_grad():
+            real_features = self.tail(self.body(batch, stage, alpha), True)
+        maps = functional_call(self.body, body, (reconstruction, stage, alpha))
+        fake_features = functional_call(self.tail, tail, (maps, True))
+        z_hat = self.encoder_head(functional_call(self.tail, tail, (maps, False)))
+        return {
+            "adversarial": F.mse_loss(fake_features, real_features),
+            "contextual": F.l1_loss(reconstruction, batch),
+            "encoder": F.mse_loss(z_hat, z.detach()),
+        }
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Tensor) -> Tensor:
+        """Weighted contextual plus encoder loss.
+
+        Raises:
+            TrainingError: if the code has collapsed: its elements vary by less than 1e-3 from patch to patch.
+        """
+        batch = self.at_stage(batch)
+        z = self.encode(batch)
+        reconstruction = self.decode(z)
+        spread = float(z.std(dim=0).mean()) if len(z) > 1 else 1.0
+        if spread < SMALLEST_STD:
+            raise TrainingError(
+                f"Progressive GANomaly: the latent code collapsed (its elements vary by {spread:.2g} between patches, "
+                f"{SMALLEST_STD:g} are needed): lower learning_rate, for example to 0.001, and train again."
+            )
+        contextual, encoder = F.l1_loss(reconstruction, batch), F.mse_loss(self.encode(reconstruction), z)
+        return self.weights[1] * contextual + self.weights[2] * encoder
+
+    def reconstruct(self, patches: Tensor) -> Tensor:
+        """What the generator makes of the patches' codes: (B, C, H, W[, D]), like ``patches``."""
+        patches = self.decode(self.encode(self.at_stage(patches)))
+        for _ in range(self.last_stage - self.stage):
+            patches = upsample(patches)
+        return patches
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Mean of (z - z_hat)^2: (B, 1). No median or MAD: paper 003 found both to be 0 after progressive training."""
+        z = self.encode(self.at_stage(at_least_four(patches)))
+        return torch.square(z - self.encode(self.decode(z))).mean(dim=1, keepdim=True)[: patches.shape[0]]
+
+
+class Generator(nn.Module):
+    """ProGAN's generator: from codes to images of 8 voxels a side or more; widths[k] channels at 4 * 2^k voxels."""
+
+    def __init__(
+        self, out_channels: int, widths: list[int], spatial_dims: int, latent_dim: int, pixel_norm: bool
+    ) -> None:
+        super().__init__()
+        first = widths[0]
+
+        def activation() -> list[nn.Module]:
+            return [nn.LeakyReLU(0.2), UnitRMS()] if pixel_norm else [nn.LeakyReLU(0.2)]
+
+        self.start = nn.Sequential(
+            EqualisedLinear(latent_dim, first * 4**spatial_dims, gain=sqrt(2) / 4),
+            UnflattenChannelsLast((4,) * spatial_dims + (first,)),
+            *activation(),
+            EqualisedConv(first, first, 3, spatial_dims),
+            *activation(),
+        )
+        pairs = list(pairwise(widths))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                EqualisedConv(before, after, 3, spatial_dims),
+                *activation(),
+                EqualisedConv(after, after, 3, spatial_dims),
+                *activation(),
+            )
+            for before, after in pairs
+        )
+        self.to_image = nn.ModuleList(
+            EqualisedConv(after, out_channels, 1, spatial_dims, gain=1.0) for _, after in pairs
+        )
+
+    def forward(self, z: Tensor, stage: int, alpha: float) -> Tensor:
+        """Codes (B, latent_dim) to images (B, C, s, s[, s]) with s = 8 * 2^stage; alpha weighs the newest layers."""
+        x = self.start(z)
+        image = z
+        for level, (block, to_image) in enumerate(zip(self.blocks, self.to_image)):  # noqa: B905 (TorchScript)
+            if level <= stage:
+                x = block(upsample(x))
+            if level == stage - 1 and alpha < 1:
+                image = upsample(to_image(x))
+            if level == stage:
+                image = to_image(x) if alpha == 1 else (1 - alpha) * image + alpha * to_image(x)
+        return image
+
+
+class CriticBody(nn.Module):
+    """ProGAN's critic down to 4 voxels a side; no layer mixes patches."""
+
+    def __init__(self, in_channels: int, widths: list[int], spatial_dims: int) -> None:
+        super().__init__()
+        pairs = list(pairwise(reversed(widths)))  # from the largest size down
+        self.last_stage = len(pairs) - 1
+        self.from_image = nn.ModuleList(
+            nn.Sequential(EqualisedConv(in_channels, before, 1, spatial_dims), nn.LeakyReLU(0.2)) for before, _ in pairs
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                EqualisedConv(before, before, 3, spatial_dims),
+                nn.LeakyReLU(0.2),
+                EqualisedConv(before, after, 3, spatial_dims),
+                nn.LeakyReLU(0.2),
+                Pool[Pool.AVG, spatial_dims](2),
+            )
+            for before, after in pairs
+        )
+
+    def forward(self, images: Tensor, stage: int, alpha: float) -> Tensor:
+        """Images (B, C, s, s[, s]) with s = 8 * 2^stage to features (B, F, 4, 4[, 4])."""
+        x = images
+        for place, (from_image, block) in enumerate(zip(self.from_image, self.blocks)):  # noqa: B905 (TorchScript)
+            level = self.last_stage - place
+            if level == stage:
+                x = block(from_image(images))
+            elif level < stage:
+                if level == stage - 1 and alpha < 1:
+                    x = (1 - alpha) * from_image(pool(images)) + alpha * x
+                x = block(x)
+        return x
+
+
+class CriticTail(nn.Module):
+    """The critic's layers at 4 voxels a side."""
+
+    def __init__(self, width: int, spatial_dims: int) -> None:
+        super().__init__()
+        self.conv = EqualisedConv(width + 1, width, 3, spatial_dims)
+        self.flatten = FlattenChannelsLast()
+        self.linear = EqualisedLinear(width * 4**spatial_dims, width)
+
+    def forward(self, x: Tensor, across_batch: bool) -> Tensor:
+        """(B, F, 4, 4[, 4]) to (B, F). ``across_batch``: show the critic how much patches differ within groups of four.
+
+        Not for codes, which must not depend on the batch.
+        """
+        spread = torch.zeros_like(x[:, :1])
+        if across_batch:
+            groups = x.unflatten(0, [4, -1] if len(x) % 4 == 0 else [-1, 1])
+            deviation = torch.sqrt(groups.var(dim=0, correction=0) + 1e-8).flatten(1).mean(dim=1)
+            spread = spread + deviation.repeat(len(x) // len(deviation)).reshape([-1] + [1] * (x.dim() - 1))
+        x = F.leaky_relu(self.conv(torch.cat([x, spread], dim=1)), 0.2)
+        features: Tensor = F.leaky_relu(self.linear(self.flatten(x)), 0.2)
+        return features
+
+
+class EqualisedConv(nn.Module):
+    """A convolution of equalised learning rate: weights N(0, 1), times ``gain / sqrt(fan_in)`` at every call."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, spatial_dims: int, gain: float = sqrt(2)
+    ) -> None:
+        super().__init__()
+        self.conv = Conv[Conv.CONV, spatial_dims](in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        nn.init.normal_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+        self.scale = gain / sqrt(in_channels * kernel_size**spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv._conv_forward(x, self.conv.weight * self.scale, self.conv.bias)
+        return result
+
+
+class EqualisedLinear(nn.Module):
+    """A linear layer of equalised learning rate."""
+
+    def __init__(self, in_features: int, out_features: int, gain: float = sqrt(2)) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.scale = gain / sqrt(in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size, by nearest neighbour."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def pool(x: Tensor) -> Tensor:
+    """Half the size, by the means of neighbours."""
+    return F.avg_pool2d(x, 2) if x.dim() == 4 else F.avg_pool3d(x, 2)
+
+
+def _backward(loss: Tensor, parameters: list[nn.Parameter], retain_graph: bool = False) -> None:
+    """Gradients of ``loss`` in those of ``parameters`` that it depends on (layers yet to grow take no part)."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
