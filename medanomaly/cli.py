@@ -1,4 +1,4 @@
-"""The command line: a thin face over the bundles. Nothing heavy is imported before a command needs it."""
+"""The command line: a thin face over bundles and experiments. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ def train(
 
     most_epochs = {} if epochs is None else {"max_epochs": epochs}
     begun = (output / "checkpoints" / "last.pt").exists()
+    if not begun and (output / "models" / "model.pt").exists():  # fitted at once, or checkpoints that were deleted
+        raise InputError(
+            f"{output} holds a finished model without checkpoints, so there is nothing to go on with: choose another "
+            f"--output, or delete {output / 'models'} to train it again."
+        )
     if resume and not begun:
         raise InputError(f"there is no training to go on with in {output}: correct --output, or leave out --resume.")
     if resume:
@@ -176,6 +181,35 @@ def evaluate(
     print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
 
 
+@app.command()
+def benchmark(
+    name: Annotated[str, typer.Argument(help="fashion-mnist, toy-lesions or white-matter.")],
+    detectors: Annotated[str | None, typer.Option(help="Names, comma between; all of them if not given.")] = None,
+    seeds: Annotated[str, typer.Option(help="Whole numbers, comma between; a training for each.")] = "0,1,2",
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the benchmark's data.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results; what is there is not run again.")] = Path(
+        "results"
+    ),
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")
+    ] = False,
+) -> None:
+    """Train and test detectors on an experiment of a paper: a leaderboard, pictures, and a file for each run."""
+    from medanomaly.errors import InputError
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
+    except ValueError:
+        raise InputError(f"--seeds {seeds!r} is no list of whole numbers: write --seeds 0,1,2.") from None
+    names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
+    from medanomaly.experiments.benchmark import run_benchmark
+
+    folder = run_benchmark(name, names, numbers, data_root, output, reduced)
+    print(
+        f"\nResults are in {folder}: leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run."
+    )
+
+
 def main() -> None:
     """Entry point: errors that are meant for people end with their message and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -183,7 +217,10 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is half-written; a training goes on with --resume.", file=sys.stderr)
+        print(
+            "\nInterrupted. Nothing is half-written; a training goes on with --resume, a benchmark by itself.",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except Exception as error:
         from medanomaly.errors import MedanomalyError

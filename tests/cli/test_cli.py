@@ -102,6 +102,22 @@ def test_training_is_resumed_or_refused(cohort: Path, model: Path, capsys: pytes
     assert "epoch 2/2" in "".join(capsys.readouterr())
 
 
+def test_a_model_that_is_fitted_at_once_is_neither_replaced_nor_resumed(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--datalist", cohort, "--output", tmp_path, "--bundle", "one_class_svm", *SMALL]
+    assert medanomaly(*arguments, "--set", "max_samples=20") == 0
+    fitted = (tmp_path / "models" / "model.pt").read_bytes()
+    capsys.readouterr()
+    for again in ([*arguments, "--set", "max_samples=30"], ["train", "--output", tmp_path, "--resume"]):
+        assert medanomaly(*again) == 1
+        assert "holds a finished model" in capsys.readouterr().err
+    assert (tmp_path / "models" / "model.pt").read_bytes() == fitted
+    assert json.loads((tmp_path / "configs" / "train.json").read_text())["max_samples"] == 20
+    shutil.rmtree(tmp_path / "models")
+    assert medanomaly(*arguments, "--set", "max_samples=30") == 0, "as the message says"
+
+
 def _two_channels(cohort: Path, tmp_path: Path) -> list[object]:
     image = cohort.parent / "test-0" / "image0.nii.gz"
     datalist = tmp_path / "two.json"
@@ -272,3 +288,28 @@ def test_bfloat16_scores_are_close_and_told(cohort: Path, model: Path, scores: P
     assert not np.array_equal(fast, exact, equal_nan=True)
     inside = np.isfinite(exact)
     assert np.corrcoef(fast[inside], exact[inside])[0, 1] > 0.95  # a model of one epoch: its scores are all tiny
+
+
+def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medanomaly.experiments import benchmark
+
+    called: list[tuple] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "run_benchmark", lambda *arguments: called.append(arguments) or tmp_path)
+        given = ("--detectors", "pca, ganomaly-a", "--seeds", "3,4", "--output", tmp_path, "--reduced")
+        assert medanomaly("benchmark", "fashion-mnist", *given) == 0
+        assert medanomaly("benchmark", "fashion-mnist", "--data-root", tmp_path) == 0
+    assert called == [
+        ("fashion-mnist", ["pca", "ganomaly-a"], [3, 4], None, tmp_path, True),
+        ("fashion-mnist", None, [0, 1, 2], tmp_path, Path("results"), False),
+    ]
+    for arguments, words in (
+        (["mnist"], "there are fashion-mnist, toy-lesions, white-matter"),
+        (["fashion-mnist", "--seeds", "a"], "write --seeds 0,1,2"),
+        (["fashion-mnist", "--detectors", "gan"], "it has brightness, pca"),
+        (["fashion-mnist", "--detectors", "pca"], "--data-root"),
+    ):
+        assert medanomaly("benchmark", *arguments, "--output", tmp_path / "out") == 1
+        assert words in capsys.readouterr().err

@@ -1,9 +1,10 @@
-"""The real JSON of the bundle, through monai.bundle, on small made NIfTI files."""
+"""The real JSON of every bundle, through monai.bundle, on small made NIfTI files; a new one adds its own settings."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -15,99 +16,112 @@ from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "ganomaly"
-CONFIGS = BUNDLE / "configs"
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
+# settings of one bundle alone, other than its defaults
+OWN_SETTINGS = {
+    "ganomaly": {"variant": "K", "critic": "wgan-gp", "score": "residual"},
+    "one_class_svm": {"nu": 0.1, "max_samples": 12},
+    "progressive_ganomaly": {"features": [8, 8, 6], "latent_dim": 20, "fade_images": 32},
+}
+# where a bundle's own defaults would train for minutes
+FAST = {"progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64}}
+FITTED = {"one_class_svm"}  # at once: no epochs to go on from, no losses to log
 
 
-def workflow(config: str, **settings: object) -> ConfigWorkflow:
+def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
     kind = "train" if config == "train" else "infer"
-    made = ConfigWorkflow(str(CONFIGS / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
+    if config != "evaluate":
+        settings = {**FAST.get(configs.parent.name, {}), **settings}
+    made = ConfigWorkflow(str(configs / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
     made.initialize()
     return made
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def configs(request: pytest.FixtureRequest) -> Path:
+    return BUNDLES / request.param / "configs"
+
+
 @pytest.fixture(scope="module")
-def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("ganomaly")
-    workflow("train", bundle_root=str(root), dataset_dir=str(cohort.parent), spacing=[2, 2, 3], **SMALL).run()
+def trained(configs: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp(configs.parent.name)
+    workflow(configs, "train", bundle_root=str(root), dataset_dir=str(cohort.parent), spacing=[2, 2, 3], **SMALL).run()
     return root
 
 
 @pytest.fixture(scope="module")
-def scored(cohort: Path, trained: Path) -> Path:
-    workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[2, 2, 3]).run()
+def scored(configs: Path, cohort: Path, trained: Path) -> Path:
+    workflow(configs, "inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[2, 2, 3]).run()
     return trained / "scores"
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
 @pytest.mark.parametrize("with_data", [False, True])
-def test_properties_are_complete(config: str, with_data: bool, cohort: Path, tmp_path: Path) -> None:
+def test_properties_are_complete(configs: Path, config: str, with_data: bool, cohort: Path, tmp_path: Path) -> None:
     settings = {"dataset_dir": str(cohort.parent)} if with_data else {}
-    assert workflow(config, bundle_root=str(tmp_path), **settings).check_properties() == []
+    assert workflow(configs, config, bundle_root=str(tmp_path), **settings).check_properties() == []
 
 
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
-def test_configs_are_thin(config: str) -> None:
-    assert len((CONFIGS / f"{config}.json").read_text().splitlines()) < 60
+def test_configs_are_thin(configs: Path, config: str) -> None:
+    assert len((configs / f"{config}.json").read_text().splitlines()) < 60
 
 
-def test_configs_agree_on_what_the_model_is() -> None:
+def test_configs_agree_on_what_the_model_is(configs: Path) -> None:
     train, inference, evaluate = (
-        json.loads((CONFIGS / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate")
+        json.loads((configs / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate")
     )
-    shared = [
-        "in_channels",
-        "spacing",
-        "brain_mask",
-        "spatial_dims",
-        "patch_size",
-        "stride",
-        "planes",
-        "variant",
-        "critic",
-        "score",
-    ]
-    for key in [*shared, "network_def", "settings"]:
+    shared = re.findall(r"@(\w+)", train["settings"])
+    own = OWN_SETTINGS[configs.parent.name]
+    assert {"in_channels", "spacing", "spatial_dims", "patch_size", "stride", "planes", *own} <= set(shared)
+    for key in [*shared, "brain_mask", "network_def", "settings"]:
         assert train[key] == inference[key], key
         assert key not in evaluate or evaluate[key] == train[key], key
     assert train["train"]["preprocessing"] == inference["preprocessing"] == evaluate["preprocessing"]
 
 
-def test_metadata_follows_the_specification() -> None:
+def test_metadata_follows_the_specification(configs: Path) -> None:
     schema = Path(__file__).with_name("meta_schema.json")
-    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(schema))
+    verify_metadata(meta_file=str(configs / "metadata.json"), filepath=str(schema))
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
-def test_network_takes_and_gives_what_the_metadata_says(config: str) -> None:
+def test_network_takes_and_gives_what_the_metadata_says(configs: Path, config: str, trained: Path) -> None:
     verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / f"{config}.json"),
+        net_id="loaded",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / f"{config}.json"),
         device="cpu",
+        loaded=f"$medanomaly.training.load_detector(@network_def, '{trained}/models/model.pt')",
+        **FAST.get(configs.parent.name, {}),
     )
 
 
-def test_exports_to_torchscript_with_equal_scores(trained: Path, tmp_path: Path) -> None:
+def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, tmp_path: Path) -> None:
     ckpt_export(
         net_id="network_def",
         filepath=str(tmp_path / "model.ts"),
         ckpt_file=str(trained / "models" / "model.pt"),
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        **FAST.get(configs.parent.name, {}),
     )
     exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
-    network = workflow("inference").network_def
+    network = workflow(configs, "inference").network_def
     network.load_state_dict(torch.load(trained / "models" / "model.pt", weights_only=True))
     patches = torch.rand(5, 1, 16, 16)
     torch.testing.assert_close(exported(patches), network.eval()(patches))
 
 
-def test_a_trained_bundle_holds_one_model_and_no_leftovers(trained: Path) -> None:
+def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, trained: Path) -> None:
     assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", "model.pt"]
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
-    assert list((trained / "logs").iterdir()), "TensorBoard events"
+    if configs.parent.name in FITTED:
+        assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
+    else:
+        assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+        assert list((trained / "logs").iterdir()), "TensorBoard events"
 
 
 def test_heatmaps_lie_on_the_grid_of_the_scans(scored: Path, cohort: Path) -> None:
@@ -127,12 +141,15 @@ def test_heatmaps_lie_on_the_grid_of_the_scans(scored: Path, cohort: Path) -> No
                 assert 50 < values.max() <= 100
 
 
-def test_evaluation_writes_every_table(scored: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
+def test_evaluation_writes_every_table(
+    configs: Path, scored: Path, trained: Path, cohort: Path, tmp_path: Path
+) -> None:
     settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
-    workflow("evaluate", **settings, output_dir=str(tmp_path)).run()
+    workflow(configs, "evaluate", **settings, output_dir=str(tmp_path)).run()
     result = json.loads((tmp_path / "metrics.json").read_text())
+    metadata = json.loads((configs / "metadata.json").read_text())
     names = [row["name"] for row in result["detectors"]]
-    assert names == ["intensity", "intensity, smoothed", "intensity, equalised", "GANomaly"]
+    assert names == ["intensity", "intensity, smoothed", "intensity, equalised", metadata["name"]]
     assert result["detectors"][0]["voxels"]["auroc"] > 0.99, "the lesion is far brighter than all else"
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "detectors.csv", "cases.csv", "roc.png"}
 
@@ -143,15 +160,19 @@ def test_evaluation_writes_every_table(scored: Path, trained: Path, cohort: Path
         {"spatial_dims": 3},
         {"planes": ["axial", "coronal", "sagittal"]},
         {"patch_size": 32, "stride": 8},
-        {"variant": "K", "score": "residual"},
+        "its own",
         {"spacing": None},
     ],
     ids=str,
 )
-def test_settings_of_the_model_reach_every_part(settings: dict[str, object], cohort: Path, tmp_path: Path) -> None:
+def test_settings_of_the_model_reach_every_part(
+    configs: Path, settings: dict[str, object] | str, cohort: Path, tmp_path: Path
+) -> None:
+    if not isinstance(settings, dict):
+        settings = OWN_SETTINGS[configs.parent.name]
     common = {"bundle_root": str(tmp_path), "dataset_dir": str(cohort.parent), "spacing": [3, 3, 3], **settings}
-    workflow("train", **common, max_epochs=1, patches_per_epoch=16, batch_size=16).run()
-    workflow("inference", **common).run()
+    workflow(configs, "train", **common, max_epochs=1, patches_per_epoch=16, batch_size=16).run()
+    workflow(configs, "inference", **common).run()
     for case in json.loads(cohort.read_text())["test"]:
         heatmap, brain = (
             np.asarray(nib.load(path).dataobj)
@@ -164,14 +185,18 @@ def test_settings_of_the_model_reach_every_part(settings: dict[str, object], coh
         assert heatmap[brain > 0].std() > 0
 
 
-def test_cases_are_prepared_once_for_all_runs(scored: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
+def test_cases_are_prepared_once_for_all_runs(
+    configs: Path, scored: Path, trained: Path, cohort: Path, tmp_path: Path
+) -> None:
     cache = Path(os.environ["MEDANOMALY_CACHE"])
     kept = sorted(cache.iterdir())
     settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
     assert len(kept) >= 5, "2 training, 1 validation, 2 test"
-    workflow("inference", **settings, output_dir=str(tmp_path / "cached")).run()
-    workflow("inference", **settings, output_dir=str(tmp_path / "anew"), cache_dir=str(tmp_path / "cache")).run()
-    workflow("inference", **settings, output_dir=str(tmp_path / "uncached"), cache_dir=None).run()
+    workflow(configs, "inference", **settings, output_dir=str(tmp_path / "cached")).run()
+    workflow(
+        configs, "inference", **settings, output_dir=str(tmp_path / "anew"), cache_dir=str(tmp_path / "cache")
+    ).run()
+    workflow(configs, "inference", **settings, output_dir=str(tmp_path / "uncached"), cache_dir=None).run()
     assert sorted(cache.iterdir()) == kept
     assert len(list((tmp_path / "cache").iterdir())) == 2
     for path in scored.glob("test-*/*.nii.gz"):
@@ -182,7 +207,7 @@ def test_cases_are_prepared_once_for_all_runs(scored: Path, trained: Path, cohor
 
 
 def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
-    trained: Path, cohort: Path, tmp_path: Path
+    configs: Path, trained: Path, cohort: Path, tmp_path: Path
 ) -> None:
     content = json.loads(cohort.read_text())
     broken = cohort.parent / "broken.nii.gz"
@@ -191,20 +216,22 @@ def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
     (cohort.parent / "with_broken.json").write_text(json.dumps(content))
     settings = {"bundle_root": str(trained), "datalist": str(cohort.parent / "with_broken.json"), "spacing": [2, 2, 3]}
     with pytest.raises(Exception, match="Failed to") as caught:
-        workflow("inference", **settings, output_dir=str(tmp_path)).run()
+        workflow(configs, "inference", **settings, output_dir=str(tmp_path)).run()
     assert "broken.nii.gz cannot be read as an image" in (plain_message(caught.value) or "")
     assert [path.name for path in tmp_path.glob("*")] == ["test-0"]
 
 
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
-def test_a_run_without_data_is_an_error(config: str, tmp_path: Path, trained: Path) -> None:
+def test_a_run_without_data_is_an_error(configs: Path, config: str, tmp_path: Path, trained: Path) -> None:
     root = tmp_path if config == "train" else trained
     with pytest.raises(Exception, match="Failed to") as caught:
-        workflow(config, bundle_root=str(root), spacing=[2, 2, 3]).run()
+        workflow(configs, config, bundle_root=str(root), spacing=[2, 2, 3]).run()
     assert "cases" in (plain_message(caught.value) or "") and "dataset_dir" in (plain_message(caught.value) or "")
 
 
-def test_other_settings_than_the_model_was_trained_with_are_refused(trained: Path, cohort: Path) -> None:
+def test_other_settings_than_the_model_was_trained_with_are_refused(configs: Path, trained: Path, cohort: Path) -> None:
     with pytest.raises(Exception, match="Failed to") as caught:
-        workflow("inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]).run()
+        workflow(
+            configs, "inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]
+        ).run()
     assert "spacing = [2, 2, 3]" in (plain_message(caught.value) or "")
