@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,32 @@ def roc_figure(result: dict[str, Any], path: str | Path) -> None:
         xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005)
     )
     axis.legend(loc="lower right", title="AUROC", fontsize=8)
+    _save(figure, path)
+
+
+def roc_panels(
+    panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    path: str | Path,
+    counted: str = "voxels in the brain",
+) -> None:
+    """ROC curves in panels side by side (paper 003, figures 6 and 7, with the axes the usual way round).
+
+    Args:
+        panels: title -> label in the legend -> curves of one colour (one a seed), each with ``fpr`` and ``tpr``; what
+            stands at the same place in two panels has the same colour.
+        path: PNG to write.
+        counted: what the rates are shares of.
+    """
+    figure = Figure(figsize=(4.6 * len(panels), 4.8), layout="constrained")
+    for axis, (title, detectors) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (label, curves) in enumerate(detectors.items()):
+            for n, curve in enumerate(curves):  # once in the legend
+                style = {"color": f"C{number}", "linewidth": 1.2, "label": "_" if n else label}
+                axis.plot(curve["fpr"], curve["tpr"], **style)
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
+        axis.set(title=title, xlim=(0, 1), ylim=(0, 1.005))
+        axis.set(xlabel=f"false positive rate ({counted})", ylabel="true positive rate")
+        axis.legend(loc="lower right", title="AUROC", fontsize=7)
     _save(figure, path)
 
 

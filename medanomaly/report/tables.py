@@ -76,7 +76,12 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
 
 
+def terminal() -> Console:
+    """What tables are printed on: the terminal, or 160 characters when the output is a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def show(table: Table) -> None:
     """Print, never narrower than a table needs when the output is a file."""
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    terminal().print(table)

@@ -1,0 +1,86 @@
+"""Where the figures of a benchmark come from: command, commit, dates, seeds, machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medanomaly
+
+
+def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_root: Path | None) -> str:
+    """The lines below the table: how, with what, when and where the figures were made."""
+    first, folder_name = results[0], folder.name
+    seeds = sorted({result["seed"] for result in results})
+    command = (
+        f"medanomaly benchmark {first['experiment']} --detectors "
+        + ",".join(dict.fromkeys(result["detector"] for result in results))
+        + f" --seeds {','.join(map(str, seeds))}"
+        + ("" if data_root is None else f" --data-root {data_root}")
+        + f" --output {folder.parent}"
+        + (" --reduced" if folder_name.endswith("-reduced") else "")
+    )
+    dates = sorted(result["date"][:10] for result in results)
+    machines = dict.fromkeys(
+        "{processor}, {cores} cores, {threads} threads, {device}, torch {torch}".format(**result["machine"])
+        for result in results
+    )
+    lines = [
+        f"Command: `{command}`",
+        f"Commit: {', '.join(dict.fromkeys(str(result['commit'] or 'unknown') for result in results))}",
+        f"Date: {dates[0] if dates[0] == dates[-1] else f'{dates[0]} to {dates[-1]}'}",
+        f"Seeds: {', '.join(map(str, seeds))}",
+        f"Machine: {'; '.join(machines)}",
+        *_mixed_settings(results),
+    ]
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """What a run was made on: processor, its cores, threads, GPU or "cpu", and the version of torch."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    )
+    return {
+        "processor": names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def current_commit() -> str | None:
+    """The commit of the checkout that the package lies in, "-dirty" if its files differ; None outside a checkout."""
+    package = Path(medanomaly.__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # not one that is installed inside another checkout
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _mixed_settings(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each detector and setting whose seeds were not all run with the same settings."""
+    seen: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        key = (result["detector"], result["setting"])
+        seen.setdefault(key, set()).add(json.dumps(result["settings"], sort_keys=True))
+    return [
+        f"Beware: the seeds of {detector}, {setting} were run with different settings (see results/)."
+        for (detector, setting), settings in seen.items()
+        if len(settings) > 1
+    ]

@@ -1,0 +1,78 @@
+"""Heatmaps of one volume with many small changes: each patch is scored once, and again only where it has changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medanomaly.detectors import Detector
+from medanomaly.errors import TrainingError
+from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches.grid import PatchGrid, patch_window, slice_axis_first
+from medanomaly.patches.layout import channels_last, prepare_network
+
+
+class SlabScores:
+    """The heatmap of a volume, and of versions of it, by axial patches; equal to that of ``PatchScoreInferer``.
+
+    A patch that no changed voxel lies in keeps its score: with a disk of 35 mm, nine in ten do. For detectors that
+    score voxels instead of patches, each version is scored as a whole.
+
+    Args:
+        volume: (C, H, W, D) in RAS; H and W are at least ``patch_size``.
+        brain: (H, W, D); the patches that touch it are scored.
+        network: a trained detector for 2-D patches, in eval mode. The layout of its weights changes, their values stay.
+        patch_size, stride: in voxels.
+        batch_size: patches a forward pass.
+
+    Raises:
+        ConfigError: if the volume is smaller than a patch.
+        TrainingError: if a score is not finite.
+    """
+
+    def __init__(
+        self, volume: Tensor, brain: Tensor, network: Detector, patch_size: int, stride: int, batch_size: int
+    ) -> None:
+        prepare_network(network)
+        self.network, self.batch_size = network, batch_size
+        self.inferer = PatchScoreInferer(patch_size, stride, batch_size=batch_size)
+        self.device = next(network.parameters(), volume).device
+        self.brain = brain
+        volume, brain = slice_axis_first(volume, "axial"), slice_axis_first(brain[None], "axial")[0]
+        self.grid = PatchGrid(brain.shape, *patch_window(patch_size, stride, spatial_dims=2))
+        self.visited = self.grid.touching(brain)
+        self.count = self.grid.sum_of_covering(self.visited)
+        self.scores: Tensor | None = torch.zeros(len(self.grid))  # of the unchanged volume's patches
+        with torch.inference_mode():
+            probe = network(torch.zeros(1, len(volume), patch_size, patch_size, device=self.device))
+        if probe.ndim == 2:
+            self._score(volume.contiguous(), self.visited, self.scores)
+        else:
+            self.scores = None
+
+    def heatmap(self, volume: Tensor, changed: Tensor) -> Tensor:
+        """Scores (H, W, D) of a version (C, H, W, D) of the volume; NaN where no visited patch lies.
+
+        Args:
+            changed: (H, W, D), true at least where ``volume`` differs from the first one.
+        """
+        if self.scores is None:
+            return self.inferer(volume[None], self.network, mask=self.brain[None, None])[0, 0]
+        scores = self.scores.clone()
+        touched = self.visited & self.grid.touching(slice_axis_first(changed[None], "axial")[0])
+        self._score(slice_axis_first(volume, "axial").contiguous(), touched, scores)
+        total = self.grid.sum_of_covering(scores.view(self.grid.shape))
+        return torch.where(self.count > 0.5, total / self.count, torch.nan).float().movedim(0, 2)
+
+    @torch.inference_mode()
+    def _score(self, turned: Tensor, which: Tensor, scores: Tensor) -> None:
+        """Write the scores of the patches ``which`` (n0, n1, n2) of a volume (C, D, H, W) to ``scores`` (N,)."""
+        index = torch.nonzero(which.flatten())[:, 0]
+        for batch in index.split(self.batch_size) if len(index) else ():
+            # a batch of a new size costs a set-up: fill it up to a quarter of the full size or a multiple
+            missing = -len(batch) % max(self.batch_size // 4, 1)
+            patches = self.grid.gather(turned, torch.cat([batch, batch[:1].expand(missing)])).squeeze(2)
+            result = self.network(channels_last(patches.to(self.device)))
+            scores[batch] = result[: len(batch), 0].float().cpu()
+        if not torch.isfinite(scores).all():
+            raise TrainingError("the detector gave a score that is not finite: its training was not sound.")

@@ -1,0 +1,135 @@
+"""The healthy heads of the toy experiment, with the intensities of paper 003: white matter 0.4 to 0.5, background 0."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd, Spacingd
+from numpy.typing import NDArray
+from skimage.filters import threshold_multiotsu
+
+import medanomaly
+from medanomaly.data import LoadCased, make_demo_cohort, read_datalist
+from medanomaly.data.datalist import SECTIONS
+from medanomaly.data.demo_cohort import CONTRASTS
+from medanomaly.errors import InputError
+from medanomaly.preprocessing.brain_mask import BrainMaskd
+
+MANIFEST = "ixi_t1.json"
+TISSUES = ("csf", "grey matter", "white matter")  # from dark to bright, as T1 has them
+DEMO_SUBJECTS = {"n_training": 8, "n_validation": 3}
+
+Cohort = dict[str, list[dict[str, Any]]]
+
+
+def healthy_heads(data_root: Path | None, folder: Path, n_volumes: int) -> Cohort:
+    """The cases to train, to validate and to test with; all are healthy, one T1 image each.
+
+    Args:
+        data_root: the folder of ``T1`` and ``brain_mask``; None takes the made demo cohort.
+        folder: for the made cohort.
+        n_volumes: test cases.
+
+    Raises:
+        InputError: if a file is missing, or there are fewer test cases.
+    """
+    cohort = _made_heads(folder, n_volumes) if data_root is None else _ixi_heads(data_root)
+    if len(cohort["test"]) < n_volumes:
+        raise InputError(
+            f"{n_volumes} healthy heads are needed to test with, but the cohort has {len(cohort['test'])}: lower "
+            "n_volumes."
+        )
+    cohort["test"] = cohort["test"][:n_volumes]
+    return cohort
+
+
+def _ixi_heads(data_root: Path) -> Cohort:
+    package = Path(medanomaly.__file__).parent
+    places = [root / "data_manifests" / MANIFEST for root in (package, package.parent)]  # a wheel, a checkout
+    manifest = next((place for place in places if place.exists()), places[-1])
+    return {section: read_datalist(manifest, section, data_root) for section in SECTIONS}
+
+
+def _made_heads(folder: Path, n_volumes: int) -> Cohort:
+    datalist = folder / "cohort" / "datalist.json"
+    if not datalist.exists():  # every second test subject has lesions
+        make_demo_cohort(datalist.parent, **DEMO_SUBJECTS, n_test=2 * n_volumes)
+    cohort = {section: read_datalist(datalist, section) for section in SECTIONS}
+    cohort["test"] = [case for case in cohort["test"] if not np.any(nib.load(case["label"]).dataobj)]  # type: ignore[attr-defined]
+    t1 = list(CONTRASTS).index("t1")
+    return {
+        section: [{"case": case["case"], "image": [case["image"][t1]], "brain": case["brain"]} for case in cases]
+        for section, cases in cohort.items()
+    }
+
+
+def prepare_heads(spacing: Sequence[float], white_matter: float, margin: int) -> Compose:
+    """Paths of a case to ``image`` and ``brain`` (1, H, W, D): RAS, at ``spacing``, the white matter at its level.
+
+    The volume is cut to the brain. See :class:`WhiteMatterToLeveld` for what it adds to the case.
+
+    Args:
+        spacing: voxel size in mm.
+        white_matter: level of the white matter.
+        margin: voxels kept around the brain in axial slices: the side of a patch, so that none is lost.
+    """
+    keys = ("image", "brain")
+    return Compose(
+        [
+            LoadCased(1),
+            BrainMaskd("given"),
+            Orientationd(keys, axcodes="RAS", labels=None),
+            Spacingd(keys, pixdim=tuple(spacing), mode=("bilinear", "nearest"), dtype=np.float32),
+            CropForegroundd(keys, source_key="brain", margin=(margin, margin, 0), allow_smaller=True),
+            WhiteMatterToLeveld(white_matter),
+        ]
+    )
+
+
+def tissue_thresholds(values: NDArray[np.floating[Any]], file: str = "the image") -> NDArray[np.floating[Any]]:
+    """The two intensities that part CSF, grey and white matter on T1: Otsu's criterion for three classes.
+
+    Args:
+        values: (N,) of the brain.
+        file: named in the error.
+
+    Raises:
+        InputError: if the values have fewer than three levels.
+    """
+    usual = values[values <= np.percentile(values, 99.9)]  # vessels would take most of the histogram's bins
+    try:
+        thresholds: NDArray[np.floating[Any]] = threshold_multiotsu(usual, classes=3, nbins=128)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise InputError(
+            f"the brain in {file} has no three tissues ({error}): are it and its brain mask those of a T1?"
+        ) from error
+    return thresholds
+
+
+class WhiteMatterToLeveld(MapTransform):
+    """Multiply ``image`` so that the median of the white matter in ``brain`` becomes ``level``; 0 outside the brain.
+
+    White matter is the brightest of the three classes of :func:`tissue_thresholds`. (The mode of the histogram will
+    not do: in scans with a bias field it is often that of the grey matter.) The case gets ``white_matter``, the
+    median before, and ``tissue_thresholds``, on the new scale.
+    """
+
+    def __init__(self, level: float = 0.45) -> None:
+        super().__init__(keys="image")
+        self.level = level
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        inside = case["brain"] > 0
+        values = np.asarray(case["image"].as_tensor()[inside.as_tensor()])
+        thresholds = tissue_thresholds(values, str(case["image"].meta.get("filename_or_obj", "the image")))
+        median = float(np.median(values[values > thresholds[-1]]))
+        scale = self.level / median
+        case["image"] = torch.where(inside, case["image"] * scale, 0.0)
+        case["white_matter"], case["tissue_thresholds"] = median, thresholds * scale
+        return case

@@ -1,0 +1,123 @@
+"""What the toy experiment measures: heatmaps of heads with disks in them, and how normal patches are reconstructed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from medanomaly.detectors import Detector
+from medanomaly.evaluation import roc_curve, voxel_metrics
+from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
+from medanomaly.experiments.slab_scores import SlabScores
+from medanomaly.experiments.toy_heads import TISSUES
+from medanomaly.patches import PatchSampler
+from medanomaly.patches.layout import channels_last, plain
+
+PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
+ROC_POINTS = 100
+
+Scorer = Callable[[Tensor, Tensor], Tensor]  # a version (C, H, W, D) and where it differs (H, W, D): heatmap (H, W, D)
+
+
+class DiskHead:
+    """The slices of one head in which the disks stand, and their heatmaps.
+
+    Args:
+        case: what ``prepare_heads`` makes.
+        number: of the head; with ``PLACES_SEED`` it decides where the disks stand.
+        network: None scores by brightness.
+        settings: of the run.
+    """
+
+    def __init__(self, case: Mapping[str, Any], number: int, network: Detector | None, settings: Mapping[str, Any]):
+        self.case, self.white_matter = str(case["case"]), float(case["white_matter"])
+        self.tissue_thresholds: NDArray[np.floating[Any]] = case["tissue_thresholds"]
+        self.spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
+        brain = plain(case["brain"])[0] > 0
+        rng = np.random.default_rng([PLACES_SEED, number])
+        self.place = place_disk(brain.numpy(), self.spacing, settings["diameter_mm"], settings["height_mm"], rng)
+        slices = slice(*self.place.slices)
+        self.volume, self.brain = plain(case["image"])[..., slices].contiguous(), brain[..., slices].contiguous()
+        self._score: Scorer = lambda version, changed: version[0]
+        if network is not None:
+            sizes = (settings["patch_size"], settings["stride"], settings["scoring_batch_size"])
+            self._score = SlabScores(self.volume, self.brain, network, *sizes).heatmap
+
+    def disk(self, diameter_mm: float) -> Tensor:
+        """The disk's voxels in the brain: (H, W, D)."""
+        in_plane = disk_in_plane(self.brain.shape[:2], self.place.centre, self.spacing, diameter_mm)
+        return self.brain & torch.from_numpy(in_plane)[:, :, None]
+
+    def version(self, disk: Tensor | None = None, intensity: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The volume with ``disk`` in it, and its heatmap, NaN outside the brain; both (H, W, D)."""
+        changed = torch.zeros_like(self.brain) if disk is None else disk
+        volume = insert_disk(self.volume, changed, intensity)
+        heatmap = self._score(volume, changed)
+        return volume[0], torch.where(self.brain, heatmap, torch.nan)
+
+    def control(self) -> dict[str, dict[str, float]]:
+        """Mean score, its standard deviation, mean intensity and share of the brain, by tissue, without a disk."""
+        volume, heatmap = (v[self.brain].numpy() for v in self.version())
+        tissue = np.digitize(volume, self.tissue_thresholds)
+        return {
+            name: {
+                "score": float(heatmap[tissue == n].mean()),
+                "score_sd": float(heatmap[tissue == n].std()),
+                "intensity": float(volume[tissue == n].mean()),
+                "share": float((tissue == n).mean()),
+            }
+            for n, name in enumerate(TISSUES)
+            if (tissue == n).any()
+        }
+
+
+def measure_disk(heads: Sequence[DiskHead], diameter_mm: float, intensity: float) -> dict[str, Any]:
+    """One disk in each of the heads: figures of each, and the ROC curve of their voxels pooled."""
+    scores, labels, of_heads = [], [], []
+    for head in heads:
+        disk = head.disk(diameter_mm)
+        scores.append(head.version(disk, intensity)[1][head.brain].numpy())
+        labels.append(disk[head.brain].numpy())
+        of_heads.append(voxel_metrics(scores[-1], labels[-1]))
+    fpr, tpr = roc_curve(np.concatenate(scores), np.concatenate(labels), ROC_POINTS)
+    result: dict[str, Any] = {"disk_voxels": [int(label.sum()) for label in labels]}
+    for name in ("auroc", "average_precision"):
+        values = [metrics[name] for metrics in of_heads]
+        result[name] = {
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            "heads": values,
+        }
+    result["roc"] = {"fpr": [round(float(v), 4) for v in fpr], "tpr": [round(float(v), 4) for v in tpr]}
+    return result
+
+
+@torch.inference_mode()
+def ssim_of_normals(network: Detector, cases: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, float] | None:
+    """SSIM of normal patches and their reconstructions, once on the scale 0 to 1 and once on each patch's own range.
+
+    Windows of 7 x 7 voxels, the defaults of scikit-image. The second is the stricter: where a patch is flat, noise
+    counts. None if the detector reconstructs nothing.
+    """
+    reconstruct: Callable[[Tensor], Tensor] | None = getattr(network, "reconstruct", None)
+    if reconstruct is None:
+        return None
+    sampler = PatchSampler(cases, settings["patch_size"], flip=False, seed=PLACES_SEED)
+    patches = sampler.draw(settings["ssim_patches"])
+    made = torch.cat([reconstruct(channels_last(batch)) for batch in patches.split(settings["scoring_batch_size"])])
+    pairs = list(zip(patches[:, 0].numpy(), made[:, 0].float().numpy(), strict=True))
+    unit = [structural_similarity(a, b, data_range=1.0) for a, b in pairs]  # type: ignore[no-untyped-call]
+    own = [structural_similarity(a, b, data_range=float(np.ptp(a))) for a, b in pairs if np.ptp(a) > 0]  # type: ignore[no-untyped-call]
+    return {
+        "mean": float(np.mean(unit)),
+        "sd": float(np.std(unit)),
+        "own_range_mean": float(np.mean(own)),
+        "own_range_sd": float(np.std(own)),
+        "n_patches": len(unit),
+    }
