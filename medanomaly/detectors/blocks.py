@@ -123,6 +123,30 @@ class UnitRMS(nn.Module):
         return x * torch.rsqrt(torch.square(x).mean(dim=1, keepdim=True) + 1e-8)
 
 
+class ModifiedScore(nn.Module):
+    """Errors of the code's elements on a common scale: (e - median) / MAD (paper 003, section 2.2.2).
+
+    The median of each element and its median absolute deviation are those of training patches.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.median = nn.Buffer(torch.zeros(latent_dim))
+        self.mad = nn.Buffer(torch.ones(latent_dim))
+
+    def fit(self, errors: Tensor) -> None:
+        """Median and MAD of errors (N, latent_dim)."""
+        self.median.copy_(errors.median(dim=0).values)
+        self.mad.copy_((errors - self.median).abs().median(dim=0).values)
+
+    def forward(self, errors: Tensor) -> Tensor:
+        """(B, latent_dim) to (B, n), without the elements that never varied in training; if none did, ``errors``."""
+        alive = self.mad > 1e-12
+        if bool(alive.any()):
+            errors = ((errors - self.median) / (self.mad + 1e-8))[:, alive]
+        return errors
+
+
 class ConvTransposeToImage(nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` that doubles the size, for the few channels of an image: a matrix product and a fold.
 

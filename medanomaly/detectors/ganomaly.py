@@ -3,9 +3,7 @@
 Two variants (Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876):
 
 - ``"A"``, the original: two encoders of their own inside the generator, a discriminator beside them.
-- ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes. Codes are
-  held to a root mean square of 1 (ours): where they could shrink and grow, scores swung from epoch to epoch and
-  abnormal images ended below normal ones.
+- ``"K"``: the discriminator is the encoder; one trunk gives the features, the critic's value and both codes.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.blocks import (
+    ModifiedScore,
     UnitRMS,
     at_least_four,
     dcgan_decoder,
@@ -54,6 +53,8 @@ class GANomaly(Detector):
         score: "encoder", the mean of ``(z - z_hat)^2``; "modified", the same with each element's median subtracted and
             divided by its median absolute deviation on training patches; "residual", the map ``mean_c |x - x_hat|``.
             The variant's paper if not given.
+        unit_code: divide each code by its root mean square (ours). The size of a code tells how much there is of what
+            the patch shows: keep it where brightness is a sign, as on MRI; drop it where normal images differ in that.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class GANomaly(Detector):
         weights: tuple[float, float, float] | None = None,
         learning_rate: float | None = None,
         score: str | None = None,
+        unit_code: bool = False,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         paper_weights, paper_rate, paper_critic, paper_score = PAPER_SETTINGS.get(variant, PAPER_SETTINGS["A"])
@@ -85,27 +87,27 @@ class GANomaly(Detector):
         default_rate = WGAN_GP_LEARNING_RATE if (variant, critic) == ("K", "wgan-gp") else paper_rate
         self.learning_rate = learning_rate or default_rate
 
+        def head() -> nn.Sequential:
+            linear = dcgan_head(patch_size, spatial_dims, features, latent_dim)
+            return linear.append(UnitRMS()) if unit_code else linear
+
         norm = None if critic == "wgan-gp" else "batch"
         shape = (patch_size, spatial_dims, features)
         self.trunk = dcgan_trunk(in_channels, *shape, norm=norm)
         self.critic_head = dcgan_head(*shape, out_channels=1)
         if variant == "K":
-            self.encoder = nn.Sequential(self.trunk, dcgan_head(*shape, out_channels=latent_dim).append(UnitRMS()))
+            self.encoder = nn.Sequential(self.trunk, head())
             self.reencoder = self.encoder
         else:
             self.encoder, self.reencoder = (
-                nn.Sequential(
-                    dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim)
-                )
-                for _ in range(2)
+                nn.Sequential(dcgan_trunk(in_channels, *shape, norm="batch"), head()) for _ in range(2)
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
         self.apply(init_dcgan)
         if norm is None:
             for part in (self.trunk, self.critic_head, *(self.encoder if variant == "K" else ())):
                 part.apply(init_he)
-        self.median = nn.Buffer(torch.zeros(latent_dim))
-        self.mad = nn.Buffer(torch.ones(latent_dim))
+        self.modified = ModifiedScore(latent_dim)
 
     def critic(self, patches: Tensor) -> Tensor:
         """How real patches look to the discriminator: logits or critic values, (B, 1)."""
@@ -181,14 +183,11 @@ class GANomaly(Detector):
             TrainingError: if the code has collapsed, so that every patch would get the same score.
         """
         errors = torch.cat([self.code_errors(batch) for batch in batches])
-        median = errors.median(dim=0).values
-        mad = (errors - median).abs().median(dim=0).values
         if not torch.isfinite(errors).all() or errors.max() == 0:
             raise TrainingError(
                 "GANomaly: the latent code collapsed or is not finite; lower learning_rate and train again."
             )
-        self.median.copy_(median)
-        self.mad.copy_(mad)
+        self.modified.fit(errors)
 
     def code_errors(self, patches: Tensor) -> Tensor:
         """(z - z_hat)^2 for each element of the code: (B, latent_dim)."""
@@ -205,7 +204,5 @@ class GANomaly(Detector):
             return torch.abs(patches - self.decoder(self.encoder(patches))).mean(dim=1, keepdim=True)
         errors = self.code_errors(at_least_four(patches))[: patches.shape[0]]
         if self.score == "modified":
-            alive = self.mad > 1e-12  # an element that never varies says nothing
-            if bool(alive.any()):
-                errors = ((errors - self.median) / (self.mad + 1e-8))[:, alive]
+            errors = self.modified(errors)
         return errors.mean(dim=1, keepdim=True)

@@ -6,7 +6,7 @@ ICLR 2018, arXiv 1710.10196). The critic is the encoder: its trunk gives the cri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import log2, sqrt
 
@@ -17,7 +17,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import FlattenChannelsLast, UnflattenChannelsLast, UnitRMS, at_least_four
+from medanomaly.detectors.blocks import (
+    FlattenChannelsLast,
+    ModifiedScore,
+    UnflattenChannelsLast,
+    UnitRMS,
+    at_least_four,
+)
 from medanomaly.detectors.losses import critic_loss_wgan_gp
 from medanomaly.errors import ConfigError, TrainingError
 
@@ -43,6 +49,11 @@ class ProgressiveGANomaly(Detector):
         fade_images: patches shown until new layers count in full. Paper 003 gives 750,000.
         pixel_norm: divide the generator's features by their root mean square, as ProGAN does. Off, because a generator
             that reconstructs must carry how bright a patch is: with it, training takes some three times as long.
+        unit_code: divide each code by its root mean square, so that it cannot shrink (layers with an equalised learning
+            rate could enlarge it again) and all differences with it. The size of a code tells how much there is of what
+            the patch shows: without this, patches brighter than all normal ones score higher.
+        score: "encoder", the mean of ``(z - z_hat)^2``, as in paper 003, which found median and MAD to be 0 after
+            progressive training; or "modified", with them, as for GANomaly: codes that cannot shrink have both.
     """
 
     def __init__(
@@ -56,10 +67,14 @@ class ProgressiveGANomaly(Detector):
         learning_rate: float = 2e-3,
         fade_images: int = 750_000,
         pixel_norm: bool = False,
+        unit_code: bool = True,
+        score: str = "encoder",
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         if patch_size not in (8, 16, 32, 64):
             raise ConfigError(f"patch_size is {patch_size}, but this network grows to 8, 16, 32 or 64 voxels a side.")
+        if score not in ("encoder", "modified"):
+            raise ConfigError(f"Progressive GANomaly: score is {score!r}; use one of 'encoder', 'modified'.")
         if fade_images < 1:
             raise ConfigError(f"fade_images is {fade_images}: show at least 1 patch while new layers fade in.")
         features = features or ((128, 64, 32, 16, 8) if spatial_dims == 2 else (64, 64, 64, 32, 32))
@@ -68,12 +83,16 @@ class ProgressiveGANomaly(Detector):
             raise ConfigError(f"features={features} must be {sizes} numbers, for 4 to {patch_size} voxels a side.")
         widths = list(features[:sizes])
         self.weights, self.learning_rate, self.fade_images = tuple(weights), learning_rate, fade_images
+        self.score = score
         self.stage, self.last_stage, self.images_shown = 0, sizes - 2, 0
 
         self.body = CriticBody(in_channels, widths, spatial_dims)
         self.tail = CriticTail(widths[0], spatial_dims)
         self.critic_head = EqualisedLinear(widths[0], 1, gain=1.0)
-        self.encoder_head = nn.Sequential(EqualisedLinear(widths[0], latent_dim, gain=1.0), UnitRMS())
+        self.encoder_head = nn.Sequential(EqualisedLinear(widths[0], latent_dim, gain=1.0))
+        if unit_code:
+            self.encoder_head.append(UnitRMS())
+        self.modified = ModifiedScore(latent_dim)
         self.generator = Generator(in_channels, widths, spatial_dims, latent_dim, pixel_norm)
 
     def alpha(self) -> float:
@@ -102,7 +121,7 @@ class ProgressiveGANomaly(Detector):
         return values
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Codes (B, latent_dim) of patches of the stage's size, each of root mean square 1."""
+        """Codes (B, latent_dim) of patches of the stage's size."""
         z: Tensor = self.encoder_head(self.tail(self.body(patches, self.stage, self.alpha()), False))
         return z
 
@@ -199,10 +218,22 @@ class ProgressiveGANomaly(Detector):
             patches = upsample(patches)
         return patches
 
+    @torch.no_grad()
+    def fit_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Median and MAD of each element of (z - z_hat)^2 over training patches, for the score "modified"."""
+        if self.score == "modified":
+            self.modified.fit(torch.cat([self.code_errors(batch) for batch in batches]))
+
+    def code_errors(self, patches: Tensor) -> Tensor:
+        """(z - z_hat)^2 for each element of the code: (B, latent_dim)."""
+        z = self.encode(self.at_stage(patches))
+        return torch.square(z - self.encode(self.decode(z)))
+
     def forward(self, patches: Tensor) -> Tensor:
-        """Mean of (z - z_hat)^2: (B, 1). No median or MAD: paper 003 found both to be 0 after progressive training."""
-        z = self.encode(self.at_stage(at_least_four(patches)))
-        return torch.square(z - self.encode(self.decode(z))).mean(dim=1, keepdim=True)[: patches.shape[0]]
+        errors = self.code_errors(at_least_four(patches))[: patches.shape[0]]
+        if self.score == "modified":
+            errors = self.modified(errors)
+        return errors.mean(dim=1, keepdim=True)
 
 
 class Generator(nn.Module):

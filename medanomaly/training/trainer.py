@@ -50,7 +50,7 @@ class DetectorTrainer(Trainer):
         patience: epochs without improvement before training ends.
         seed: of the randomness in the steps (the weights are drawn when the network is made).
         resume: go on from ``last.pt`` if it is there.
-        decay: let the learning rates fall to 0, linearly over the second half of ``max_epochs`` (at each size): the swings
+        decay: let the learning rates fall to 0, linearly over the second half of ``max_epochs`` (at each size): swings
             from epoch to epoch, which decide what the best epoch is, die down.
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.

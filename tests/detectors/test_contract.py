@@ -20,6 +20,7 @@ ROWS = [
     ("ganomaly", {"variant": "K", "critic": "wgan-gp", **SMALL}),
     ("ganomaly", {"variant": "A", "critic": "bce", "score": "encoder", **SMALL}),
     ("ganomaly", {"variant": "K", "critic": "bce", "score": "residual", **SMALL}),
+    ("ganomaly", {"variant": "K", "unit_code": True, **SMALL}),
     ("one_class_svm", {}),
     ("progressive_ganomaly", {**SMALL, "features": (4, 4, 4)}),
 ]

@@ -79,7 +79,7 @@ def test_shapes(patch_size, spatial_dims, deepest, variant):
 def test_settings_of_the_papers_are_the_defaults(spatial_dims, variant, critic, features, weights, rate, paper):
     detector = GANomaly(spatial_dims=spatial_dims, variant=variant, critic=critic)
     assert (detector.critic_loss, detector.score) == paper
-    assert detector.trunk[0].out_channels == features and detector.decoder[0].in_features == 100
+    assert detector.trunk[0].out_channels == features and detector.encoder[-1][-1].out_features == 100
     assert detector.weights == weights
     for optimizer in detector.optimizers().values():
         assert optimizer.defaults["lr"] == rate and optimizer.defaults["betas"] == (0.5, 0.999)
@@ -202,7 +202,7 @@ def test_acceptance_b_modified_errors_of_the_training_set_have_median_0_and_mad_
     patches = noise(501, 2, seed=77)  # an odd number has one median
     trained.fit_statistics(patches.split(100))
     errors = trained.code_errors(patches)
-    modified = ((errors - trained.median) / (trained.mad + 1e-8)).numpy()
+    modified = ((errors - trained.modified.median) / (trained.modified.mad + 1e-8)).numpy()
     assert np.median(modified, axis=0) == pytest.approx(np.zeros(8), abs=1e-5)
     assert np.median(np.abs(modified), axis=0) == pytest.approx(np.ones(8), rel=1e-2)  # less than 1 by the 1e-8
     assert trained(patches)[:, 0].numpy() == pytest.approx(modified.mean(axis=1), rel=1e-4, abs=1e-4)
@@ -226,8 +226,8 @@ def test_scores_follow_their_formulas(trained):
     decoded = trained.decoder(z)
     errors = (z - trained.reencoder(decoded)) ** 2
     median, mad = errors.quantile(0.4, dim=0), errors.std(dim=0)
-    trained.median.copy_(median)
-    trained.mad.copy_(mad).index_fill_(0, torch.tensor([0, 3]), 0.0)  # two elements of the code never varied
+    trained.modified.median.copy_(median)
+    trained.modified.mad.copy_(mad).index_fill_(0, torch.tensor([0, 3]), 0.0)  # two elements of the code never varied
     alive = [1, 2, 4, 5, 6, 7]
     expected = {
         "encoder": errors.mean(dim=1, keepdim=True),
@@ -237,14 +237,14 @@ def test_scores_follow_their_formulas(trained):
     for trained.score, scores in expected.items():
         assert torch.allclose(trained(patches), scores, rtol=1e-4, atol=1e-7), trained.score
     trained.score = "modified"
-    trained.mad.zero_()  # all died: the plain errors are left
+    trained.modified.mad.zero_()  # all died: the plain errors are left
     assert torch.allclose(trained(patches), expected["encoder"], rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_collapsed_code_is_refused(value):
     detector = make()
-    torch.nn.init.constant_(detector.encoder[1][-2].weight, value)
+    torch.nn.init.constant_(detector.encoder[1][-1].weight, value)
     with pytest.raises(TrainingError, match="the latent code collapsed or is not finite"):
         detector.eval().fit_statistics([noise()])
 
