@@ -249,6 +249,7 @@ class Generator(nn.Module):
             return [nn.LeakyReLU(0.2), UnitRMS()] if pixel_norm else [nn.LeakyReLU(0.2)]
 
         self.start = nn.Sequential(
+            UnitRMS(),  # whatever the size of a code, images stay within what was learned
             EqualisedLinear(latent_dim, first * 4**spatial_dims, gain=sqrt(2) / 4),
             UnflattenChannelsLast((4,) * spatial_dims + (first,)),
             *activation(),

@@ -5,7 +5,8 @@ ten intensities and once with each of ten diameters, and its voxels are to be to
 differs from the paper:
 
 - The heads are those of ``data_manifests/ixi_t1.json`` and not of the MOOD challenge: 16 to train on, 4 for early
-  stopping. They are resampled to 1 mm, where a patch of 32 voxels covers about what it covered in the paper (22 mm).
+  stopping. They are resampled to 1 mm, where a patch of 32 voxels covers 32 mm (22 mm in the paper, 64 mm at the 2 mm
+  of the scans).
 - Both tests use the same heads, several, and the table shows the mean of their AUROCs. (The paper has one head each.)
 - The paper's 50 slices are 35 mm at 0.7 mm; so the disk is 35 mm high. Its slices alone are scored, in the brain.
 - The disk stands at a random place where it lies in the brain, the same for all detectors; see ``disks.py``.

@@ -21,9 +21,15 @@ NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
 # settings of one bundle alone, other than its defaults
 OWN_SETTINGS = {
-    "ganomaly": {"variant": "K", "critic": "wgan-gp", "score": "residual"},
+    "ganomaly": {"variant": "K", "critic": "wgan-gp", "unit_code": True, "score": "residual"},
     "one_class_svm": {"nu": 0.1, "max_samples": 12},
-    "progressive_ganomaly": {"features": [8, 8, 6], "latent_dim": 20, "fade_images": 32},
+    "progressive_ganomaly": {
+        "features": [8, 8, 6],
+        "latent_dim": 20,
+        "fade_images": 32,
+        "unit_code": False,
+        "score": "modified",
+    },
 }
 # where a bundle's own defaults would train for minutes
 FAST = {"progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64}}
