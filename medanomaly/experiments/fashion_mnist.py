@@ -71,8 +71,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "amp": True,
         "arguments": {"patch_size": SIDE, "unit_code": True},
     },
-    # Epochs count at each size; the paper's 750,000 images of fading in are 179 epochs for each size that is grown. Thin
-    # layers, pixel norm and large batches reconstruct less well than the detector's own settings, and tell more.
+    # Epochs count at each size; the paper's 750,000 images of fading in are 179 epochs for each size that is grown.
+    # Thin layers, pixel norm and large batches reconstruct less well than the detector's defaults, and tell more.
     "progressive-ganomaly": {
         "max_epochs": 6,
         "patience": 6,
