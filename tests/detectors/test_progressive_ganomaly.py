@@ -159,6 +159,17 @@ def test_codes_have_unit_size_and_only_the_critic_sees_the_batch():
     assert not torch.allclose(detector.critic(patches)[:4], detector.critic(patches[:4]), rtol=1e-4)
 
 
+@torch.no_grad()
+def test_the_size_of_a_code_counts_in_the_score_but_not_in_the_image():
+    """Without unit codes, a patch brighter than all normal ones has a large code, and its reconstruction has not."""
+    detector = at(make(unit_code=False), 2, 1.0)
+    z = torch.randn(8, 6)
+    torch.testing.assert_close(detector.decode(3 * z), detector.decode(z), rtol=1e-4, atol=1e-5)
+    patches = noise(8)
+    assert detector.encode(100 * patches).norm() > 50 * detector.encode(patches).norm()
+    assert (detector(100 * patches) > 100 * detector(patches)).all()
+
+
 def step_gradients(detector, batch):
     found = {}
     optimizers = detector.optimizers()
