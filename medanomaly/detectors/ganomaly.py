@@ -103,6 +103,10 @@ class GANomaly(Detector):
                 nn.Sequential(dcgan_trunk(in_channels, *shape, norm="batch"), head()) for _ in range(2)
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
+        if (
+            variant == "K"
+        ):  # as in Progressive GANomaly: whatever the size of a code, images stay within what was learned
+            self.decoder.insert(0, UnitRMS())
         self.apply(init_dcgan)
         if norm is None:
             for part in (self.trunk, self.critic_head, *(self.encoder if variant == "K" else ())):
