@@ -57,8 +57,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "16px": {"patch_size": 16, "scoring_batch_size": 256},
     "32px": {"patch_size": 32, "scoring_batch_size": 128},
 }
-# By detector, chosen on disks in two of the four held-out heads. The size of the code is kept, which tells a disk that is
-# brighter than all that was learned.
+# By detector, chosen on disks in two of the four held-out heads. The size of the code is kept, which tells a disk that
+# is brighter than all that was learned.
 SETTINGS: dict[str, dict[str, Any]] = {
     "ganomaly-a": {"max_epochs": 12, "patience": 6, "decay": False, "batch_size": 128, "arguments": {}},
     "ganomaly-k": {"max_epochs": 12, "patience": 6, "decay": False, "batch_size": 128, "arguments": {}},
