@@ -86,10 +86,11 @@ class ProgressiveGANomaly(Detector):
         self.score = score
         self.stage, self.last_stage, self.images_shown = 0, sizes - 2, 0
 
-        self.body = CriticBody(in_channels, widths, spatial_dims)
-        self.tail = CriticTail(widths[0], spatial_dims)
-        self.critic_head = EqualisedLinear(widths[0], 1, gain=1.0)
-        self.encoder_head = nn.Sequential(EqualisedLinear(widths[0], latent_dim, gain=1.0))
+        self.trunk = Trunk(in_channels, widths, spatial_dims)
+        self.critic_head = CriticHead(widths[0], spatial_dims)
+        self.encoder_head = nn.Sequential(
+            FlattenChannelsLast(), EqualisedLinear(widths[0] * 4**spatial_dims, latent_dim, gain=1.0)
+        )
         if unit_code:
             self.encoder_head.append(UnitRMS())
         self.modified = ModifiedScore(latent_dim)
@@ -117,12 +118,12 @@ class ProgressiveGANomaly(Detector):
 
     def critic(self, patches: Tensor) -> Tensor:
         """How real patches of the stage's size look: (B, 1)."""
-        values: Tensor = self.critic_head(self.tail(self.body(patches, self.stage, self.alpha()), True))
+        values: Tensor = self.critic_head(self.trunk(patches, self.stage, self.alpha()))
         return values
 
     def encode(self, patches: Tensor) -> Tensor:
         """Codes (B, latent_dim) of patches of the stage's size."""
-        z: Tensor = self.encoder_head(self.tail(self.body(patches, self.stage, self.alpha()), False))
+        z: Tensor = self.encoder_head(self.trunk(patches, self.stage, self.alpha()))
         return z
 
     def decode(self, z: Tensor) -> Tensor:
@@ -141,12 +142,10 @@ class ProgressiveGANomaly(Detector):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         settings = {"lr": self.learning_rate, "betas": (0.5, 0.99)}
-        parts = (self.body, self.tail, self.critic_head)
-        critic = [parameter for part in parts for parameter in part.parameters()]
-        generator = [*self.body.parameters(), *self.tail.parameters(), *self._without_trunk()]
+        trunk = list(self.trunk.parameters())
         return {
-            "generator": torch.optim.Adam(generator, **settings),  # type: ignore[arg-type]
-            "critic": torch.optim.Adam(critic, **settings),  # type: ignore[arg-type]
+            "generator": torch.optim.Adam([*trunk, *self._without_trunk()], **settings),  # type: ignore[arg-type]
+            "critic": torch.optim.Adam([*trunk, *self.critic_head.parameters()], **settings),  # type: ignore[arg-type]
         }
 
     def _without_trunk(self) -> list[nn.Parameter]:
@@ -162,7 +161,7 @@ class ProgressiveGANomaly(Detector):
             optimizer.zero_grad()
         # as in variant K: the trunk learns from the contextual loss alone, the rest from all three
         _backward(adversarial + contextual + encoder, self._without_trunk(), retain_graph=True)
-        _backward(contextual, [*self.body.parameters(), *self.tail.parameters()])
+        _backward(contextual, list(self.trunk.parameters()))
         optimizers["generator"].step()
 
         for optimizer in optimizers.values():
@@ -180,12 +179,11 @@ class ProgressiveGANomaly(Detector):
         from the distance to its copy, which shrinking would lower.
         """
         stage, alpha = self.stage, self.alpha()
-        body, tail = ({name: p.detach() for name, p in part.named_parameters()} for part in (self.body, self.tail))
+        frozen = {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
         with torch.no_grad():
-            real_features = self.tail(self.body(batch, stage, alpha), True)
-        maps = functional_call(self.body, body, (reconstruction, stage, alpha))
-        fake_features = functional_call(self.tail, tail, (maps, True))
-        z_hat = self.encoder_head(functional_call(self.tail, tail, (maps, False)))
+            real_features = self.trunk(batch, stage, alpha)
+        fake_features = functional_call(self.trunk, frozen, (reconstruction, stage, alpha))
+        z_hat = self.encoder_head(fake_features)
         return {
             "adversarial": F.mse_loss(fake_features, real_features),
             "contextual": F.l1_loss(reconstruction, batch),
@@ -284,7 +282,7 @@ class Generator(nn.Module):
         return image
 
 
-class CriticBody(nn.Module):
+class Trunk(nn.Module):
     """ProGAN's critic down to 4 voxels a side; no layer mixes patches."""
 
     def __init__(self, in_channels: int, widths: list[int], spatial_dims: int) -> None:
@@ -319,28 +317,29 @@ class CriticBody(nn.Module):
         return x
 
 
-class CriticTail(nn.Module):
-    """The critic's layers at 4 voxels a side."""
+class CriticHead(nn.Module):
+    """ProGAN's critic from 4 voxels a side on. It also sees how much patches differ within groups of four.
+
+    That must not reach codes, which would depend on the batch; they are taken from the trunk.
+    """
 
     def __init__(self, width: int, spatial_dims: int) -> None:
         super().__init__()
         self.conv = EqualisedConv(width + 1, width, 3, spatial_dims)
         self.flatten = FlattenChannelsLast()
         self.linear = EqualisedLinear(width * 4**spatial_dims, width)
+        self.value = EqualisedLinear(width, 1, gain=1.0)
 
-    def forward(self, x: Tensor, across_batch: bool) -> Tensor:
-        """(B, F, 4, 4[, 4]) to (B, F). ``across_batch``: show the critic how much patches differ within groups of four.
-
-        Not for codes, which must not depend on the batch.
-        """
-        spread = torch.zeros_like(x[:, :1])
-        if across_batch:
-            groups = x.unflatten(0, [4, -1] if len(x) % 4 == 0 else [-1, 1])
-            deviation = torch.sqrt(groups.var(dim=0, correction=0) + 1e-8).flatten(1).mean(dim=1)
-            spread = spread + deviation.repeat(len(x) // len(deviation)).reshape([-1] + [1] * (x.dim() - 1))
-        x = F.leaky_relu(self.conv(torch.cat([x, spread], dim=1)), 0.2)
-        features: Tensor = F.leaky_relu(self.linear(self.flatten(x)), 0.2)
-        return features
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, 4, 4[, 4]) to (B, 1)."""
+        groups = x.unflatten(0, (4, -1) if len(x) % 4 == 0 else (-1, 1))
+        deviation = torch.sqrt(groups.var(dim=0, correction=0) + 1e-8).flatten(1).mean(dim=1)
+        spread = deviation.repeat(len(x) // len(deviation)).reshape([-1] + [1] * (x.dim() - 1))
+        x = torch.cat([x, spread.expand_as(x[:, :1])], dim=1)
+        x = F.leaky_relu(self.conv(x), 0.2)
+        x = F.leaky_relu(self.linear(self.flatten(x)), 0.2)
+        values: Tensor = self.value(x)
+        return values
 
 
 class EqualisedConv(nn.Module):
