@@ -53,8 +53,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "brightness": {},
     "pca": {"components": 50},
     **{name: _SVM for name, (kind, _) in DETECTOR_SETTINGS.items() if kind == "one_class_svm"},
-    # Chosen on the held-out images of seed 0 (those of the thresholds), never on test images. Codes have unit size:
-    # boots differ in how much leather there is, and that is no sign.
+    # Chosen on a split of its own; see docs/reproduction.md. Codes have unit size: boots differ in how much leather
+    # there is, and that is no sign.
     "ganomaly-a": {
         "max_epochs": 20,
         "patience": 20,
