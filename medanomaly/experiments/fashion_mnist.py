@@ -88,7 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
     },
 }
-REDUCED_EPOCHS = 5
+REDUCED_EPOCHS = 2
 
 Scores = NDArray[np.float64]
 

@@ -195,7 +195,7 @@ def test_runs_have_the_settings_of_their_detector() -> None:
     assert DETECTORS[0] == "brightness", "the trivial baselines come first"
     assert len({run.id for run in full}) == len(full)
     epochs = {run.detector: run.settings.get("max_epochs", 0) for run in reduced}
-    assert max(epochs.values()) <= 5 < full[-1].settings["max_epochs"]
+    assert max(epochs.values()) <= 2 < full[-1].settings["max_epochs"]
     assert full[-1].settings["arguments"]["fade_images"] > reduced[-1].settings["arguments"]["fade_images"]
 
 
