@@ -49,7 +49,7 @@ def dcgan_head(patch_size: int, spatial_dims: int, features: int, out_channels: 
     DCGAN's convolution covers its whole input, which makes it a linear layer; as such it runs three times as fast.
     """
     width = dcgan_widths(patch_size, features)[-1]
-    return nn.Sequential(FlattenChannelsLast(), LinearOfAnyBatch(width * 4**spatial_dims, out_channels, bias=False))
+    return nn.Sequential(FlattenChannelsLast(), nn.Linear(width * 4**spatial_dims, out_channels, bias=False))
 
 
 def dcgan_decoder(
@@ -64,7 +64,7 @@ def dcgan_decoder(
     widths = dcgan_widths(patch_size, features)[::-1]
     channels = widths[0]
     layers: list[nn.Module] = [
-        LinearOfAnyBatch(latent_dim, channels * 4**spatial_dims, bias=False),
+        nn.Linear(latent_dim, channels * 4**spatial_dims, bias=False),
         UnflattenChannelsLast((4,) * spatial_dims + (channels,)),
     ]
     for width in widths[1:]:
@@ -80,18 +80,6 @@ def dcgan_decoder(
     else:
         layers.append(conv(channels, out_channels, kernel_size=4, stride=2, padding=1))
     return nn.Sequential(*layers)
-
-
-class LinearOfAnyBatch(nn.Linear):
-    """``nn.Linear`` that computes a single row as it computes many.
-
-    For one row torch takes another kernel, which sums in another order: a score would depend on being alone.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.shape[0] == 1:
-            return F.linear(input.expand(2, -1), self.weight, self.bias)[:1]
-        return F.linear(input, self.weight, self.bias)
 
 
 class FlattenChannelsLast(nn.Module):

@@ -204,9 +204,11 @@ class GANomaly(Detector):
         return reconstruction
 
     def forward(self, patches: Tensor) -> Tensor:
+        n = patches.shape[0]
+        patches = at_least_four(patches)
         if self.score == "residual":
-            return torch.abs(patches - self.decoder(self.encoder(patches))).mean(dim=1, keepdim=True)
-        errors = self.code_errors(at_least_four(patches))[: patches.shape[0]]
+            return torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)[:n]
+        errors = self.code_errors(patches)[:n]
         if self.score == "modified":
             errors = self.modified(errors)
         return errors.mean(dim=1, keepdim=True)

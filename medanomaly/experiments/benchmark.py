@@ -128,6 +128,14 @@ def train_detector(
     return network
 
 
+def grouped(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """The results of each (detector, setting), one a seed, in the order in which they come."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["detector"], result["setting"]), []).append(result)
+    return groups
+
+
 def run_benchmark(
     experiment_name: str,
     detectors: Sequence[str] | None,

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from medanomaly.data.fashion_mnist import read_fashion_mnist
 from medanomaly.errors import InputError
 from medanomaly.evaluation import roc_curve
-from medanomaly.experiments.benchmark import DETECTOR_SETTINGS, Run, make_detector, train_detector
+from medanomaly.experiments.benchmark import DETECTOR_SETTINGS, Run, grouped, make_detector, train_detector
 from medanomaly.patches.layout import channels_last
 from medanomaly.report import roc_panels
 
@@ -305,10 +305,7 @@ def _pick(metrics: Any, path: Sequence[str]) -> float:
 
 def _by_detector(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The metrics of each detector's seeds, in the order of the results."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(result["detector"], []).append(result["metrics"])
-    return groups
+    return {detector: [result["metrics"] for result in group] for (detector, _), group in grouped(results).items()}
 
 
 def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:

@@ -69,9 +69,7 @@ class SlabScores:
         """Write the scores of the patches ``which`` (n0, n1, n2) of a volume (C, D, H, W) to ``scores`` (N,)."""
         index = torch.nonzero(which.flatten())[:, 0]
         for batch in index.split(self.batch_size) if len(index) else ():
-            # a batch of a new size costs a set-up: fill it up to a quarter of the full size or a multiple
-            missing = -len(batch) % max(self.batch_size // 4, 1)
-            patches = self.grid.gather(turned, torch.cat([batch, batch[:1].expand(missing)])).squeeze(2)
+            patches = self.grid.gather(turned, self.inferer.filled(batch, self.batch_size)).squeeze(2)
             result = self.network(channels_last(patches.to(self.device)))
             scores[batch] = result[: len(batch), 0].float().cpu()
         if not torch.isfinite(scores).all():

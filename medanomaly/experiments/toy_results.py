@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medanomaly.data import written_whole
+from medanomaly.experiments.benchmark import grouped
 from medanomaly.experiments.toy_measures import DiskHead
+from medanomaly.report import save_figure
 
 # Paper 003, Table 2: AUROC for each intensity and each diameter in mm. Its GANomaly is our variant K.
 PAPER_SSIM = {
@@ -48,7 +50,7 @@ TESTS = {"intensity": "", "size_mm": " mm"}  # where the metrics have them, and 
 HEATMAP = "heatmap.png"  # in the folder of a run
 
 Result = Mapping[str, Any]  # a file of results
-Group = tuple[str, str, list[Result]]  # detector, setting, its seeds
+Groups = Mapping[tuple[str, str], Sequence[Result]]  # (detector, setting) -> its seeds
 
 
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
@@ -58,7 +60,7 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     seeds, and ``sd of heads`` that over heads, averaged over all disks and seeds.
     """
     rows: list[dict[str, Any]] = []
-    for detector, setting, group in _groups(results):
+    for (detector, setting), group in grouped(results).items():
         figures = pd.DataFrame([_figures(result["metrics"]) for result in group])
         mean, sd = figures.mean(), figures.std()
         row: dict[str, Any] = {"detector": detector, "setting": setting, "seeds": len(group)}
@@ -69,14 +71,6 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
                 row[f"{name} sd"] = float(sd[name])
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _groups(results: Sequence[Result]) -> list[Group]:
-    """The results of each detector and setting, in the order in which they come."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result["detector"], result["setting"]), []).append(result)
-    return [(*key, group) for key, group in groups.items()]
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -106,12 +100,12 @@ def paper_table(results: Sequence[Result]) -> str:
 
     Ours are the mean and the standard deviation over all heads and seeds; "paper" is paper 003, Table 2, one head.
     """
-    groups = _groups(results)
+    groups = grouped(results)
     header, rows = ["disk"], {"SSIM": ["SSIM"]}
     for test, unit in TESTS.items():
         for value in PAPER_DISKS[test]:
             rows[f"{test} {value}"] = [f"{value}{unit}"]
-    for detector, setting, group in groups:
+    for (detector, setting), group in groups.items():
         theirs = PAPER_AUROC.get((detector, setting))
         header += [f"{detector} {setting}"] + ([f"paper: {detector} {setting}"] if theirs else [])
         ssim = [result["metrics"]["ssim"]["mean"] for result in group if result["metrics"]["ssim"]]
@@ -137,10 +131,10 @@ def _mean_and_sd(values: Sequence[float]) -> str:
 
 def pictures(results: Sequence[Result], output: Path) -> None:
     """``roc.png`` (figure 6), ``auroc.png``, and ``heatmap_<detector>_<setting>.png`` of the first seed."""
-    groups = _groups(results)
+    groups = grouped(results)
     _roc_figure(groups, output / "roc.png")
     _auroc_figure(groups, output / "auroc.png")
-    for detector, setting, group in groups:
+    for (detector, setting), group in groups.items():
         drawn = output / "runs" / f"{detector}_{setting}_seed{group[0]['seed']}" / HEATMAP
         if drawn.exists():
             with written_whole(output / f"heatmap_{detector}_{setting}.png") as temporary:
@@ -157,12 +151,12 @@ def _style(detector: str, setting: str) -> dict[str, Any]:
     }
 
 
-def _roc_figure(groups: Sequence[Group], path: Path) -> None:
+def _roc_figure(groups: Groups, path: Path) -> None:
     """The mean ROC curve of either test: all intensities, and the diameters up to 7 mm, as in figure 6."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     grid = np.linspace(0, 1, 501)
     for axis, test, most in zip(figure.subplots(1, 2), TESTS, (1.0, 7.0), strict=True):
-        for detector, setting, group in groups:
+        for (detector, setting), group in groups.items():
             conditions = [c for r in group for value, c in r["metrics"][test].items() if float(value) <= most]
             curve = np.mean([np.interp(grid, c["roc"]["fpr"], c["roc"]["tpr"]) for c in conditions], axis=0)
             auroc = np.mean([c["auroc"]["mean"] for c in conditions])
@@ -174,15 +168,15 @@ def _roc_figure(groups: Sequence[Group], path: Path) -> None:
         axis.set(xlim=(0, 1), ylim=(0, 1.005))
         axis.legend(loc="lower right", title="mean AUROC", fontsize=8)
         axis.set_title("disks of all intensities" if test == "intensity" else "disks of 1 to 7 mm", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path, dpi=75)
 
 
-def _auroc_figure(groups: Sequence[Group], path: Path) -> None:
+def _auroc_figure(groups: Groups, path: Path) -> None:
     """AUROC of each disk: mean and, as a band, standard deviation over heads and seeds."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, test in zip(axes, TESTS, strict=True):
-        for detector, setting, group in groups:
+        for (detector, setting), group in groups.items():
             values = list(group[0]["metrics"][test])
             aurocs = [
                 np.array([a for r in group for a in r["metrics"][test][value]["auroc"]["heads"]]) for value in values
@@ -193,13 +187,13 @@ def _auroc_figure(groups: Sequence[Group], path: Path) -> None:
             axis.fill_between(x, np.maximum(mean - sd, 0), np.minimum(mean + sd, 1), color=style["color"], alpha=0.12)
         axis.axhline(0.5, color="0.8", linewidth=0.8)
     for tissue in ("grey matter", "white matter"):
-        level = np.mean([head[tissue]["intensity"] for head in groups[0][2][0]["metrics"]["control"]])
+        level = np.mean([head[tissue]["intensity"] for head in next(iter(groups.values()))[0]["metrics"]["control"]])
         axes[0].axvline(level, color="0.85", linewidth=5, zorder=0)
         axes[0].text(level, 0.01, tissue, fontsize=7, rotation=90, ha="center", va="bottom", color="0.35")
     axes[0].set(xlabel="intensity of the disk", ylabel="AUROC in the brain", ylim=(0, 1.02))
     axes[1].set(xlabel="diameter of the disk (mm), intensity 1")
     axes[1].legend(loc="lower right", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path, dpi=75)
 
 
 def save_heatmaps(head: DiskHead, diameter_mm: float, intensities: Sequence[float], title: str, path: Path) -> None:
@@ -233,9 +227,4 @@ def save_heatmaps(head: DiskHead, diameter_mm: float, intensities: Sequence[floa
     bar = figure.colorbar(drawn, ax=axes[1], fraction=0.02)
     bar.ax.tick_params(colors="white", labelsize=7)
     figure.suptitle(f"{title}: heatmap, on the scale of the control image", color="white", fontsize=10)
-    _save(figure, path, dpi=62)
-
-
-def _save(figure: Figure, path: Path, dpi: int = 75) -> None:
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+    save_figure(figure, path, dpi=62)

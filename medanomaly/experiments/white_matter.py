@@ -26,17 +26,17 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medanomaly.data import heatmap_path, written_whole
+from medanomaly.data import heatmap_path
 from medanomaly.detectors import Detector, IntensityBaseline
 from medanomaly.errors import InputError
 from medanomaly.evaluation import Calibration, voxel_metrics
 from medanomaly.experiments import toy_lesions
-from medanomaly.experiments.benchmark import Run, make_detector, train_detector
+from medanomaly.experiments.benchmark import Run, grouped, make_detector, train_detector
 from medanomaly.experiments.white_matter_measures import SPACING, by_region, measure
 from medanomaly.patches import PatchSampler, PatchScoreInferer
 from medanomaly.patches.layout import plain
 from medanomaly.preprocessing import brain_mri, heatmap_to_scan, user_cache
-from medanomaly.report import case_figure
+from medanomaly.report import case_figure, save_figure
 
 BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
 DETECTORS = (*BASELINES, "one-class-svm", "ganomaly-a", "ganomaly-k", "progressive-ganomaly")
@@ -225,12 +225,9 @@ def _train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector
 def leaderboard(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """A row a detector and setting, baselines first: means over seeds and standard deviations ("... sd")."""
     order = [(run.detector, run.setting) for run in runs(DETECTORS, [0], reduced=False)]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for result in sorted(results, key=lambda r: order.index((r["detector"], r["setting"]))):
-        groups.setdefault((result["detector"], result["setting"]), []).append(result["metrics"])
     rows = []
-    for (detector, setting), metrics in groups.items():
-        table = pd.json_normalize(metrics)
+    for (detector, setting), group in sorted(grouped(results).items(), key=lambda item: order.index(item[0])):
+        table = pd.json_normalize([result["metrics"] for result in group])
         row: dict[str, Any] = {"detector": detector, "setting": setting, "seeds": len(table)}
         for column, key in COLUMNS.items():
             row[column], row[f"{column} sd"] = float(table[key].mean()), float(table[key].std())
@@ -264,5 +261,4 @@ def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
         axis.set(title=f"{TEST_PATIENT}, {' + '.join(channels)}", xlim=(0, 1), ylim=(0, 1.005))
         if len(shown):
             axis.legend(loc="lower right", title="AUROC", fontsize=7)
-    with written_whole(output / "roc.png") as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    save_figure(figure, output / "roc.png")

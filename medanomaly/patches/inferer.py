@@ -194,7 +194,7 @@ class PatchScoreInferer(Inferer):
         first = 0
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
         for batch in _to_device(index, device).split(batch_size):
-            patches = there.gather(volume, self._filled(batch, batch_size))
+            patches = there.gather(volume, self.filled(batch, batch_size))
             result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
@@ -216,7 +216,7 @@ class PatchScoreInferer(Inferer):
         at_once = BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"])[self.spatial_dims]
         return self.batch_size or max(at_once // voxels, 4)
 
-    def _filled(self, batch: Tensor, full: int) -> Tensor:
+    def filled(self, batch: Tensor, full: int) -> Tensor:
         """A batch (N,), filled up to a quarter of the full size or a multiple of it: every new size costs a set-up.
 
         For a compiled network, to the full size: it would be compiled anew.

@@ -1,6 +1,6 @@
 """What a person sees: pictures of heatmaps, ROC curves, tables."""
 
-from medanomaly.report.figures import case_figure, roc_figure, roc_panels
+from medanomaly.report.figures import case_figure, roc_figure, roc_panels, save_figure
 from medanomaly.report.summaries import summarise_case, write_evaluation, write_score_summary
 from medanomaly.report.tables import detector_table, score_table, show
 
@@ -9,6 +9,7 @@ __all__ = [
     "detector_table",
     "roc_figure",
     "roc_panels",
+    "save_figure",
     "score_table",
     "show",
     "summarise_case",

@@ -60,7 +60,7 @@ def case_figure(
         axis.set_title(name, color="white", fontsize=9)
     if title:
         figure.suptitle(title, color="white", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def roc_figure(result: dict[str, Any], path: str | Path) -> None:
@@ -76,7 +76,7 @@ def roc_figure(result: dict[str, Any], path: str | Path) -> None:
         xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005)
     )
     axis.legend(loc="lower right", title="AUROC", fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def roc_panels(
@@ -102,7 +102,7 @@ def roc_panels(
         axis.set(title=title, xlim=(0, 1), ylim=(0, 1.005))
         axis.set(xlabel=f"false positive rate ({counted})", ylabel="true positive rate")
         axis.legend(loc="lower right", title="AUROC", fontsize=7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
@@ -129,6 +129,7 @@ def _spread_slices(weight: NDArray[Any], n: int) -> list[int]:
     return sorted(chosen) or [len(weight) // 2]
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
+    """Write ``figure`` as a PNG, whole or not at all."""
     with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=dpi, format="png")

@@ -214,7 +214,7 @@ class DetectorTrainer(Trainer):
         self.early_stopping.counter, self.early_stopping.best_score = 0, None
         self._save()  # now: beside the best epoch of this size, the last one of the size before would mislead
         if self.progress:
-            tqdm.write(f"the validation loss no longer falls: {type(self.detector).__name__} grew")
+            tqdm.write(f"{type(self.detector).__name__} grew to its next size")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])
