@@ -114,6 +114,10 @@ def score(
     brain: Annotated[
         str | None, typer.Option(help="A mask file, 'nonzero', or a command with {image} and {mask}.")
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(help="bright, dark or both, of detectors that tell; both, unless the model was trained otherwise."),
+    ] = None,
     amp: Annotated[
         bool, typer.Option("--amp", help="Score in bfloat16: faster where the processor has it, and nearly the same.")
     ] = False,
@@ -122,11 +126,17 @@ def score(
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.data import cases_from_files, read_datalist
     from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import check_provenance, read_settings, run_bundle, write_provenance
+    from medanomaly.experiments.bundles import (
+        check_provenance,
+        read_settings,
+        run_bundle,
+        sign_setting,
+        write_provenance,
+    )
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
-    settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device)}
+    settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
     is_source = brain == "nonzero" or (brain is not None and "{mask}" in brain)
@@ -143,7 +153,7 @@ def score(
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
-    check_provenance(output, model, cases)
+    check_provenance(output, model, cases, settings.get("sign", "both"))
     run_bundle(model.resolve(), "inference", cases=cases, **settings)
     write_provenance(output, model, cases, settings)
     print(
@@ -167,7 +177,7 @@ def evaluate(
     provenance = read_provenance(scores, required=model is None)
     root = (model or Path(provenance["model"])).resolve()
     target = output or scores / "evaluation"
-    brain = {"brain_mask": provenance["brain_mask"]} if "brain_mask" in provenance else {}
+    as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance}
     run_bundle(
         root,
         "evaluate",
@@ -176,7 +186,7 @@ def evaluate(
         section=section,
         scores_dir=str(scores.absolute()),
         output_dir=str(target.absolute()),
-        **brain,
+        **as_scored,
     )
     print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from medanomaly.errors import ConfigError
 
+SIGNS = ("both", "bright", "dark")
+
 
 class Detector(nn.Module):
     """Learns what normal patches look like, then says how abnormal a patch is.
@@ -23,7 +25,13 @@ class Detector(nn.Module):
         in_channels: image channels C.
         patch_size: length of a side in voxels.
         spatial_dims: 2 for patches (B, C, H, W), 3 for (B, C, H, W, D).
+
+    Attributes:
+        signed: whether the detector can tell what is brighter from what is darker than expected.
+        sign: what the score tells of: "both", "bright" or "dark".
     """
+
+    signed = False
 
     def __init__(self, in_channels: int = 1, patch_size: int = 16, spatial_dims: int = 2) -> None:
         super().__init__()
@@ -34,6 +42,19 @@ class Detector(nn.Module):
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.spatial_dims = spatial_dims
+        self.sign = "both"
+
+    def set_sign(self, sign: str) -> None:
+        """Score what is "bright" or "dark", relative to what is expected there, alone, or "both".
+
+        Raises:
+            ConfigError: for another word, or if the detector does not tell them apart.
+        """
+        if sign not in SIGNS:
+            raise ConfigError(f"sign is {sign!r}: use one of {', '.join(SIGNS)}.")
+        if sign != "both" and not self.signed:
+            raise ConfigError(f"{type(self).__name__} does not tell brighter from darker: its sign must be 'both'.")
+        self.sign = sign
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers that :meth:`training_step` steps, by name; none for a detector that is only fitted."""

@@ -6,6 +6,7 @@ from math import log2
 
 import torch
 from monai.networks.layers.factories import Act, Conv, Norm
+from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,6 +81,69 @@ def dcgan_decoder(
     else:
         layers.append(conv(channels, out_channels, kernel_size=4, stride=2, padding=1))
     return nn.Sequential(*layers)
+
+
+def unet(in_channels: int, out_channels: int, patch_size: int, spatial_dims: int, features: int) -> BasicUNet:
+    """MONAI's U-Net with four halvings, group norm and swish: (B, in_channels, H, W[, D]) to (B, out_channels, ...).
+
+    Args:
+        features: channels at full size, a multiple of 8; those below are f, 2f, 4f, 8f.
+
+    Raises:
+        ConfigError: if ``patch_size`` is no multiple of 16, or ``features`` none of 8.
+    """
+    if patch_size % 16:
+        raise ConfigError(f"patch_size is {patch_size}, but a U-Net with four halvings needs a multiple of 16.")
+    if features < 8 or features % 8:
+        raise ConfigError(f"features is {features}, but group norm with 8 groups needs a multiple of 8.")
+    f = features
+    return BasicUNet(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        (f, f, 2 * f, 4 * f, 8 * f, f),
+        act="swish",
+        norm=("group", {"num_groups": 8}),
+        upsample="nontrainable",
+    )
+
+
+def foreground(patches: Tensor) -> Tensor:
+    """Where a patch (B, C, H, W[, D]) is not 0 in some channel: (B, 1, H, W[, D]); preparation writes 0 outside."""
+    return (patches != 0).any(dim=1, keepdim=True)
+
+
+def smooth_noise(patches: Tensor, n_cells: int) -> Tensor:
+    """Noise N(0, 1) on a grid of ``n_cells`` a side, enlarged linearly to ``patches`` and rolled at random.
+
+    Of the shape of ``patches`` (B, C, H, W[, D]); enlarging makes the standard deviation smaller than 1.
+    """
+    spatial_dims = patches.ndim - 2
+    coarse = torch.randn(*patches.shape[:2], *[n_cells] * spatial_dims, device=patches.device)
+    mode = "bilinear" if spatial_dims == 2 else "trilinear"
+    noise = F.interpolate(coarse, size=patches.shape[2:], mode=mode, align_corners=False)
+    shifts = [int(torch.randint(size, ())) for size in patches.shape[2:]]
+    return noise.roll(shifts, dims=list(range(2, patches.ndim)))
+
+
+def jittered(patches: Tensor, std: float) -> Tensor:
+    """Patches with a random factor exp(N(0, std)) and shift N(0, std / 2) for each and each channel; 0 stays 0."""
+    shape = (*patches.shape[:2], *[1] * (patches.ndim - 2))
+    factor, shift = (torch.randn(shape, device=patches.device) for _ in range(2))
+    return torch.where(foreground(patches), patches * torch.exp(std * factor) + std / 2 * shift, 0.0)
+
+
+def signed_residual(residual: Tensor, sign: str) -> Tensor:
+    """A score a voxel (B, 1, H, W[, D]) from ``x - x_hat`` (B, C, H, W[, D]).
+
+    "both": the mean absolute residual of the channels; "bright" and "dark": the positive and the negative part of the
+    first channel's.
+    """
+    if sign == "bright":
+        return residual[:, :1].clamp(min=0)
+    if sign == "dark":
+        return (-residual[:, :1]).clamp(min=0)
+    return residual.abs().mean(dim=1, keepdim=True)
 
 
 class FlattenChannelsLast(nn.Module):

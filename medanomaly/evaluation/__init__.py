@@ -5,7 +5,7 @@ from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_score
 from medanomaly.evaluation.cohort import evaluate_cohort
 from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot
-from medanomaly.evaluation.normals import calibrate
+from medanomaly.evaluation.normals import calibrate, calibrate_signs, calibration_file
 from medanomaly.evaluation.voxel_metrics import InBrainVoxelMetric, dice_at, in_brain, roc_curve, voxel_metrics
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "InBrainVoxelMetric",
     "bootstrap_over_cases",
     "calibrate",
+    "calibrate_signs",
+    "calibration_file",
     "case_metrics",
     "case_score",
     "dice_at",

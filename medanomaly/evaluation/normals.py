@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medanomaly.errors import InputError
+from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation.calibration import Calibration
+
+SIGNS = ("both", "bright", "dark")  # those of detectors that are signed
 
 
 def calibrate(
@@ -45,6 +48,38 @@ def calibrate(
             )
         scores.append(heatmap[normal])
     return Calibration.fit(scores, source=normals_in_words(len(scores), held_out), settings=settings)
+
+
+def calibrate_signs(
+    dataset: Sequence[Mapping[str, Any]],
+    inferer: Callable[..., Tensor],
+    network: Any,
+    folder: str | Path,
+    held_out: bool = True,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`calibrate` a network once for each ``sign`` of its score, and save to :func:`calibration_file`.
+
+    So one training serves them all: the sign may be chosen anew whenever scans are scored. A network that is not
+    ``signed`` has "both" alone. Each calibration names its sign among its settings.
+    """
+    asked = network.sign
+    for sign in SIGNS if network.signed else SIGNS[:1]:
+        network.set_sign(sign)
+        own = {**(settings or {}), "sign": sign}
+        calibrate(dataset, inferer, network, held_out, own).save(calibration_file(folder, sign))
+    network.set_sign(asked)
+
+
+def calibration_file(folder: str | Path, sign: str) -> Path:
+    """``calibration.json`` for "both", ``calibration_bright.json`` and ``calibration_dark.json``.
+
+    Raises:
+        ConfigError: for another sign.
+    """
+    if sign not in SIGNS:
+        raise ConfigError(f"sign is {sign!r}: use one of {', '.join(SIGNS)}.")
+    return Path(folder) / ("calibration.json" if sign == "both" else f"calibration_{sign}.json")
 
 
 def normals_in_words(n_cases: int, held_out: bool = True) -> str:

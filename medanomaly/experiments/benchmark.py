@@ -1,7 +1,8 @@
 """Benchmarks: the same detectors, trained and tested over and over, into result files, a leaderboard and pictures.
 
 Each experiment is a module with ``DETECTORS`` (the names that it knows, in the order of its table), ``runs``,
-``perform``, ``leaderboard`` and ``pictures``; see ``fashion_mnist.py``. In the table that ``leaderboard`` returns, a
+``perform``, ``origin`` (for a detector, what it was trained on and how its settings were chosen), ``leaderboard`` and
+``pictures``; see ``fashion_mnist.py``. In the table that ``leaderboard`` returns, a
 column "X sd" is the spread of the column "X", and is shown behind it. ``paper_table``, if there is one, gives a table
 in Markdown of our figures beside those of the paper.
 """
@@ -46,6 +47,12 @@ DETECTOR_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "ganomaly-a": ("ganomaly", {"variant": "A"}),
     "ganomaly-k": ("ganomaly", {"variant": "K"}),
     "progressive-ganomaly": ("progressive_ganomaly", {}),
+    "autoencoder-spatial": ("autoencoder", {"kind": "spatial"}),
+    "autoencoder-dense": ("autoencoder", {"kind": "dense"}),
+    "denoising-autoencoder": ("denoising_autoencoder", {}),
+    "foreign-patch-interpolation": ("foreign_patch_interpolation", {}),
+    "synthetic-anomalies": ("synthetic_anomalies", {}),
+    "fusion": ("fusion", {}),
 }
 
 
@@ -192,6 +199,7 @@ def run_benchmark(
             "setting": run.setting,
             "seed": run.seed,
             "settings": run.settings,
+            **experiment.origin(run.detector),
             "commit": commit,
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "version": medanomaly.__version__,

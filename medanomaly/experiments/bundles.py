@@ -125,27 +125,49 @@ def read_settings(root: Path, config: str) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
+def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
+    """The setting ``sign`` for scoring with a model: what is asked for, or what its config has; empty if it has none.
+
+    Raises:
+        ConfigError: if a sign is asked of a model whose score has none, or is no sign.
+    """
+    own = read_settings(model, "inference").get("sign")
+    if own is None and sign not in (None, "both"):
+        raise ConfigError(
+            f"--sign {sign} was asked for, but the score of the model {model} does not tell brighter from darker: "
+            "leave out --sign, or train a detector that does, such as denoising_autoencoder."
+        )
+    if sign not in (None, "both", "bright", "dark"):
+        raise ConfigError(f"--sign is {sign!r}: use one of both, bright, dark.")
+    return {} if own is None else {"sign": sign or own}
+
+
 def write_provenance(
     output: Path, model: Path, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> None:
-    """Write ``run.json`` beside the heatmaps: which model made them, of which files, when."""
+    """Write ``run.json`` beside the heatmaps: which model made them, of which files, when, and which sign they tell."""
     earlier = {case["case"]: case for case in read_provenance(output, required=False).get("cases", [])}
     content = {
         "model": str(model.resolve()),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "version": medanomaly.__version__,
         "cases": list((earlier | {case["case"]: case for case in cases}).values()),
-        **{key: value for key, value in settings.items() if key in ("brain_mask", "score_amp")},
+        **{key: value for key, value in settings.items() if key in ("brain_mask", "score_amp", "sign")},
     }
     with written_whole(output / "run.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
 
-def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Raise InputError if ``output`` holds heatmaps of another model, or of another scan under one of these ids."""
+def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]], sign: str = "both") -> None:
+    """Raise InputError if ``output`` holds heatmaps of another model or sign, or of another scan under one of these ids."""
     provenance = read_provenance(output, required=False)
     if provenance.get("model", str(model.resolve())) != str(model.resolve()):
         raise InputError(f"{output} holds heatmaps of the model {provenance['model']}: choose another --output.")
+    if provenance and provenance.get("sign", "both") != sign:
+        raise InputError(
+            f"{output} holds heatmaps of the sign {provenance.get('sign', 'both')}, and {sign} was asked for: choose "
+            "another --output."
+        )
     earlier = {case["case"]: case["image"] for case in provenance.get("cases", [])}
     for case in cases:
         if earlier.get(case["case"], case["image"]) != case["image"]:

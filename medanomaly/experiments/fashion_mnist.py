@@ -34,7 +34,16 @@ from medanomaly.patches.layout import channels_last
 from medanomaly.report import roc_panels
 
 BASELINES = ("brightness", "pca")
-DETECTORS = (*BASELINES, *DETECTOR_SETTINGS)
+DETECTORS = (
+    *BASELINES,
+    "one-class-svm",
+    "one-class-svm-nu0.1",
+    "one-class-svm-nu0.05",
+    "one-class-svm-nu0.01",
+    "ganomaly-a",
+    "ganomaly-k",
+    "progressive-ganomaly",
+)
 ANOMALIES = {"dress": 3, "sandal": 5, "sneaker": 7}
 BOOT, SIDE = 9, 32  # label; pixels
 BOOTS = {"training": 4200, "validation": 300, "threshold": 300, "test": 1200}  # 70, 5, 5 and 20 %
@@ -132,6 +141,18 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
             has_boundary=_is_svm(run.detector),
         )
         for anomaly in ANOMALIES
+    }
+
+
+def origin(detector: str) -> dict[str, str]:
+    """What a detector was trained on and how its settings were chosen."""
+    if detector == "brightness":
+        return {"trained_on": "nothing", "settings_chosen": "none to choose"}
+    return {
+        "trained_on": "the boots of the run's split that are for training",
+        "settings_chosen": "on a split of its own; about a fifth of its images are test images with each seed"
+        if detector in ("ganomaly-a", "ganomaly-k", "progressive-ganomaly")
+        else "given beforehand",
     }
 
 

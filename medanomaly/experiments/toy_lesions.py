@@ -14,7 +14,7 @@ differs from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,21 @@ import torch
 from monai.data import Dataset
 from monai.transforms import Compose
 
-from medanomaly.detectors import Detector
+from medanomaly.detectors import Detector, IntensityBaseline
 from medanomaly.experiments.benchmark import Run, make_detector, train_detector
 from medanomaly.experiments.disks import RULE
 from medanomaly.experiments.toy_heads import Cohort, healthy_heads, prepare_heads
-from medanomaly.experiments.toy_measures import DiskHead, measure_disk, ssim_of_normals
+from medanomaly.experiments.toy_measures import DiskHead, measure_disk, measure_made_lesions, ssim_of_normals
 from medanomaly.experiments.toy_results import HEATMAP, leaderboard, paper_table, pictures, save_heatmaps
+from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, scorer, training_folder, voxel_runs
 from medanomaly.patches import PatchSampler
 
-__all__ = ["DETECTORS", "leaderboard", "paper_table", "perform", "pictures", "runs"]
+__all__ = ["DETECTORS", "leaderboard", "origin", "paper_table", "perform", "pictures", "runs"]
 
 BASELINE = "brightness"  # a voxel's score is its intensity
-DETECTORS = (BASELINE, "ganomaly-a", "ganomaly-k", "progressive-ganomaly")
+# the same, and two more, on all test heads and on made lesions, too
+BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
+DETECTORS = (BASELINE, *BASELINES, "ganomaly-a", "ganomaly-k", "progressive-ganomaly", *VOXEL_DETECTORS)
 
 # Of all runs. Intensities are those of the paper: white matter 0.4 to 0.5, background 0.
 COMMON: dict[str, Any] = {
@@ -71,6 +74,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "arguments": {"unit_code": False, "fade_images": 8400},
     },
 }
+# Of the detectors that score voxels, and of the baselines that they are held against
+VOXELS: dict[str, Any] = {"n_volumes": 8, "made_lesions": {"per_head": 8, "contrast": [1.0, 3.0]}}
+VOXEL_TRAINING: dict[str, Any] = {"validation_patches": 384, "ssim_patches": 500, "scoring_batch_size": 16}
+
 REDUCED: dict[str, Any] = {
     "n_volumes": 2,
     "intensities": COMMON["intensities"][1::2],
@@ -89,6 +96,13 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
     for detector in detectors:
         if detector == BASELINE:
             planned.append(Run(detector, "voxel", seeds[0], common))
+            continue
+        voxels = {**COMMON, **VOXELS, **(REDUCED if reduced else {})}
+        if detector in BASELINES:
+            planned.append(Run(detector, "voxel", seeds[0], voxels))
+            continue
+        if detector in VOXEL_DETECTORS:
+            planned += voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING)
             continue
         for setting, of_size in SIZES.items():
             settings = {**common, **TRAINING, **of_size, **SETTINGS[detector], **(REDUCED_TRAINING if reduced else {})}
@@ -114,17 +128,25 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     cohort = healthy_heads(data_root, folder, s["n_volumes"])
     prepare = prepare_heads(s["spacing"], s["white_matter"], MARGIN)
     cases: list[Any] = [prepare(case) for case in cohort["test"]]
+    score: Callable[..., torch.Tensor] | None = None
     network, ssim = None, None
-    if run.detector != BASELINE:
+    if run.detector in BASELINES:
+        score = IntensityBaseline(BASELINES[run.detector], spacing=s["spacing"])
+    elif run.detector in VOXEL_DETECTORS:
+        network = _train(run, cohort, prepare, training_folder(run, folder))
+        score = scorer(run, network, s["spacing"])
+    elif run.detector != BASELINE:
         network = _train(run, cohort, prepare, folder)
+    if network is not None:
         ssim = ssim_of_normals(network, cases, s)
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-    heads = [DiskHead(case, number, network, s) for number, case in enumerate(cases)]
+    heads = [DiskHead(case, number, score or network, s) for number, case in enumerate(cases)]
     save_heatmaps(heads[0], s["diameter_mm"], PICTURED, f"{run.detector}, {run.setting}", folder / HEATMAP)
     return {
         "ssim": ssim,
         "intensity": {str(value): measure_disk(heads, s["diameter_mm"], value) for value in s["intensities"]},
         "size_mm": {str(value): measure_disk(heads, value, 1.0) for value in s["sizes_mm"]},
+        "made_lesions": measure_made_lesions(score, cases, s["made_lesions"], data_root) if score else None,
         "control": [head.control() for head in heads],
         "n_volumes": len(heads),
         "heads": [
@@ -138,6 +160,16 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
             for head in heads
         ],
         "disk_rule": RULE,
+    }
+
+
+def origin(detector: str) -> dict[str, str]:
+    """What a detector was trained on and how its settings were chosen."""
+    if detector in (BASELINE, *BASELINES):
+        return {"trained_on": "nothing", "settings_chosen": "none to choose"}
+    return {
+        "trained_on": "the training heads of the cohort (ixi_t1: 16, and 4 held out)",
+        "settings_chosen": CHOSEN if detector in VOXEL_DETECTORS else "by disks in two of the four held-out heads",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from medanomaly.data.lesion_factory import LesionFactory, made_shapes, shapes_from_masks
 from medanomaly.detectors import Detector
-from medanomaly.evaluation import roc_curve, voxel_metrics
+from medanomaly.evaluation import bootstrap_over_cases, roc_curve, voxel_metrics
 from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.slab_scores import SlabScores
 from medanomaly.experiments.toy_heads import TISSUES
@@ -21,6 +23,7 @@ from medanomaly.patches.layout import channels_last, plain
 
 PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
 ROC_POINTS = 100
+REPLICATES = 200  # of the bootstrap
 
 Scorer = Callable[[Tensor, Tensor], Tensor]  # a version (C, H, W, D) and where it differs (H, W, D): heatmap (H, W, D)
 
@@ -31,11 +34,18 @@ class DiskHead:
     Args:
         case: what ``prepare_heads`` makes.
         number: of the head; with ``PLACES_SEED`` it decides where the disks stand.
-        network: None scores by brightness.
+        scored: a trained detector of patches; or ``score(volume, mask=brain)``, each (1, C, H, W, D); None scores by
+            brightness.
         settings: of the run.
     """
 
-    def __init__(self, case: Mapping[str, Any], number: int, network: Detector | None, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        case: Mapping[str, Any],
+        number: int,
+        scored: Detector | Callable[..., Tensor] | None,
+        settings: Mapping[str, Any],
+    ) -> None:
         self.case, self.white_matter = str(case["case"]), float(case["white_matter"])
         self.tissue_thresholds: NDArray[np.floating[Any]] = case["tissue_thresholds"]
         self.spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
@@ -45,9 +55,12 @@ class DiskHead:
         slices = slice(*self.place.slices)
         self.volume, self.brain = plain(case["image"])[..., slices].contiguous(), brain[..., slices].contiguous()
         self._score: Scorer = lambda version, changed: version[0]
-        if network is not None:
+        if isinstance(scored, Detector):
             sizes = (settings["patch_size"], settings["stride"], settings["scoring_batch_size"])
-            self._score = SlabScores(self.volume, self.brain, network, *sizes).heatmap
+            self._score = SlabScores(self.volume, self.brain, scored, *sizes).heatmap
+        elif scored is not None:
+            score = scored
+            self._score = lambda version, changed: score(version[None], mask=self.brain[None, None])[0, 0]
 
     def disk(self, diameter_mm: float) -> Tensor:
         """The disk's voxels in the brain: (H, W, D)."""
@@ -96,6 +109,45 @@ def measure_disk(heads: Sequence[DiskHead], diameter_mm: float, intensity: float
         }
     result["roc"] = {"fpr": [round(float(v), 4) for v in fpr], "tpr": [round(float(v), 4) for v in tpr]}
     return result
+
+
+def measure_made_lesions(
+    score: Callable[..., Tensor],
+    cases: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    data_root: Path | None,
+) -> dict[str, Any]:
+    """Lesions of :class:`LesionFactory`, bright and dark, in each head; figures of all heads' voxels pooled.
+
+    The shapes are those of real lesions, of ``../open_ms/lesion_masks`` beside ``data_root``; without that folder they
+    are made. The intervals (95 %) are a bootstrap over heads.
+
+    Args:
+        score: ``score(volume, mask=brain)``, each (1, C, H, W, D).
+        settings: ``per_head`` lesions, and ``contrast``, least and most, in standard deviations of the tissue.
+    """
+    masks = sorted((data_root.parent / "open_ms" / "lesion_masks").glob("*.nii*")) if data_root is not None else []
+    shapes = shapes_from_masks(masks) if masks else made_shapes(100, np.random.default_rng(PLACES_SEED))
+    factory = LesionFactory(shapes, n_lesions=settings["per_head"], contrast=tuple(settings["contrast"]))
+    scores, signs = [], []
+    for number, case in enumerate(cases):
+        image, brain = plain(case["image"]).numpy(), plain(case["brain"])[0].numpy() > 0
+        spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
+        made, where = factory(image, brain, spacing, np.random.default_rng([PLACES_SEED, 1, number]))
+        heatmap = score(torch.from_numpy(made)[None], mask=torch.from_numpy(brain)[None, None])[0, 0].numpy()
+        scores.append(heatmap[brain])
+        signs.append(where[brain])
+    pooled, sign = np.concatenate(scores), np.concatenate(signs)
+    ranking = voxel_metrics(pooled, sign != 0)
+    intervals = bootstrap_over_cases(scores, [s != 0 for s in signs], REPLICATES)
+    return {
+        **{key: ranking[key] for key in ("auroc", "average_precision", "prevalence", "n_voxels")},
+        "best_dice_oracle": ranking["best_dice"],
+        "intervals": {key: intervals[key] for key in ("auroc", "average_precision")},
+        "auroc_bright": voxel_metrics(pooled[sign >= 0], sign[sign >= 0] > 0)["auroc"],
+        "auroc_dark": voxel_metrics(pooled[sign <= 0], sign[sign <= 0] < 0)["auroc"],
+        "shapes": f"{len(shapes)} lesions of {len(masks)} masks" if masks else f"{len(shapes)} made shapes",
+    }
 
 
 @torch.inference_mode()

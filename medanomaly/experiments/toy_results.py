@@ -75,7 +75,7 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The figures of one run that the table shows."""
-    ssim = metrics["ssim"] or {}
+    ssim, made = metrics["ssim"] or {}, metrics.get("made_lesions") or {}
     conditions = [condition for test in TESTS for condition in metrics[test].values()]
     return {
         "SSIM": ssim.get("mean", np.nan),
@@ -89,6 +89,8 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
             for test, unit in TESTS.items()
             for value, condition in metrics[test].items()
         },
+        "made lesions AUROC": made.get("auroc", np.nan),
+        "made lesions AP": made.get("average_precision", np.nan),
         "sd of heads": float(
             np.mean([c["auroc"]["sd"] if c["auroc"]["sd"] is not None else np.nan for c in conditions])
         ),

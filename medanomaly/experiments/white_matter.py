@@ -13,6 +13,7 @@ fails, and choose nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from medanomaly.errors import InputError
 from medanomaly.evaluation import Calibration, voxel_metrics
 from medanomaly.experiments import toy_lesions
 from medanomaly.experiments.benchmark import Run, grouped, make_detector, train_detector
+from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, scorer, training_folder, voxel_runs
 from medanomaly.experiments.white_matter_measures import SPACING, by_region, measure
 from medanomaly.patches import PatchSampler, PatchScoreInferer
 from medanomaly.patches.layout import plain
@@ -39,8 +41,16 @@ from medanomaly.preprocessing import brain_mri, heatmap_to_scan, user_cache
 from medanomaly.report import case_figure, save_figure
 
 BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
-DETECTORS = (*BASELINES, "one-class-svm", "ganomaly-a", "ganomaly-k", "progressive-ganomaly")
+PATCH_DETECTORS = ("one-class-svm", "ganomaly-a", "ganomaly-k", "progressive-ganomaly")
+DETECTORS = (*BASELINES, *PATCH_DETECTORS, *VOXEL_DETECTORS)
 CHANNELS = {"flair": ["FLAIR"], "flair+t1": ["FLAIR", "T1"]}
+ALL_CHANNELS = ["FLAIR", "T1", "T2"]
+PLANES = ["axial", "coronal", "sagittal"]  # of the detectors that score voxels
+FUSION = [
+    {"detector": "denoising_autoencoder"},
+    {"detector": "synthetic_anomalies"},
+    {"detector": "synthetic_anomalies", "channels": [0, 1]},
+]
 
 SIZES = (16, 32)
 # Training is that of the toy lesions, so that nothing here is chosen by what it leads to; the slowest is shortened, for
@@ -93,6 +103,10 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
         if detector in BASELINES:
             planned.append(Run(detector, "flair", seeds[0], {"channels": CHANNELS["flair"]}))
             continue
+        if detector in VOXEL_DETECTORS:
+            members = {"arguments": {"members": FUSION}} if detector == "fusion" else {}
+            planned += voxel_runs(detector, seeds, ALL_CHANNELS, PLANES, reduced, **members)
+            continue
         sizes = [16] if reduced or detector == "one-class-svm" else list(SIZES)
         for name, channels in CHANNELS.items():
             for size in sizes:
@@ -118,8 +132,8 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: if a scan is missing.
     """
-    prepare = brain_mri(2, SPACING, "nonzero", cache_dir=user_cache())
     n_channels = len(run.settings["channels"])
+    prepare = brain_mri(max(n_channels, 2), SPACING, "nonzero", cache_dir=user_cache())
     patient, test_patient = (Patient(name, data_root, prepare, n_channels) for name in (TRAINING_PATIENT, TEST_PATIENT))
     held_out = held_out_slices(patient.brain)
 
@@ -127,6 +141,9 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     if run.detector in BASELINES:
         score = IntensityBaseline(BASELINES[run.detector], spacing=SPACING)
         normals = patient.heatmap(score, skip_lesions=True)  # brightness is ranked within the whole brain
+    elif run.detector in VOXEL_DETECTORS:
+        score = scorer(run, _train(run, patient, held_out, training_folder(run, folder)), SPACING)
+        normals = patient.heatmap(score, held_out, skip_lesions=True)
     else:
         inferer = PatchScoreInferer(run.settings["patch_size"], run.settings["stride"])
         score = partial(inferer, network=_train(run, patient, held_out, folder))
@@ -137,7 +154,9 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         f"lesion-free tissue in the axial slices {first} to {last} of {TRAINING_PATIENT}, held out of training",
     )
 
+    start = time.perf_counter()
     heatmap = test_patient.heatmap(score)
+    seconds = time.perf_counter() - start
     heatmap_to_scan(prepare, folder, calibration.percentile)(
         {**test_patient.case, "pred": torch.from_numpy(heatmap)[None]}
     )
@@ -154,19 +173,30 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         **measure(heatmap, test_patient, calibration.voxel_threshold(NORMALS_ABOVE)),
         "threshold_from": f"{100 * NORMALS_ABOVE:g} % above it of: {calibration.source}",
         "evidence": by_region(heatmap, test_patient),
+        "scoring_seconds": round(seconds, 1),
         "development_auroc": voxel_metrics(development[patient.brain], patient.lesions[patient.brain])["auroc"],
     }
 
 
+def origin(detector: str) -> dict[str, str]:
+    """What a detector was trained on and how its settings were chosen."""
+    if detector in BASELINES:
+        return {"trained_on": "nothing", "settings_chosen": "none to choose; the smoothing was given: 1.5 mm"}
+    return {
+        "trained_on": f"lesion-free patches of {TRAINING_PATIENT}, without its uppermost slices",
+        "settings_chosen": CHOSEN if detector in VOXEL_DETECTORS else "those of the toy lesions",
+    }
+
+
 class Patient:
-    """A prepared patient: ``image`` (C, H, W, D), the first channels; ``brain`` and ``lesions`` (H, W, D), in RAS."""
+    """A patient in RAS: ``image`` (C, H, W, D), the first of its ``channels``; ``brain`` and ``lesions`` (H, W, D)."""
 
     def __init__(self, name: str, data_root: Path | None, prepare: Compose, n_channels: int) -> None:
-        self.scans = [_file(data_root, name, channel) for channel in ("FLAIR", "T1")]
+        self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS[: max(n_channels, 2)]]
         self.label = _file(data_root, name, "lesions")
         self.case = prepare({"case": name, "image": self.scans, "label": self.label})
-        self.both, brain, label = (plain(self.case[key]) for key in ("image", "brain", "label"))
-        self.image = self.both[:n_channels]
+        self.channels, brain, label = (plain(self.case[key]) for key in ("image", "brain", "label"))
+        self.image = self.channels[:n_channels]
         self.brain: Mask = brain[0].numpy() > 0
         self.lesions: Mask = (label[0].numpy() > 0) & self.brain
 
@@ -195,22 +225,33 @@ def _file(data_root: Path | None, patient: str, kind: str) -> str:
 def held_out_slices(brain: Mask) -> Mask:
     """Which axial slices (D,) of a brain (H, W, D) are held out: the uppermost, which hold a fifth of its voxels.
 
-    Patches lie within a slice, so none shares a voxel with training.
+    Both parts are cut there, so no patch of one holds a voxel of the other.
     """
     below = np.cumsum(brain.sum(axis=(0, 1))) / brain.sum()
     return np.asarray((below > 1 - HELD_OUT_SHARE) & brain.any(axis=(0, 1)))
 
 
 def samplers(run: Run, patient: Patient, held_out: Mask) -> tuple[PatchSampler, PatchSampler]:
-    """Patches without lesion: for training, mirrored at random, and from the held-out slices a quarter as many."""
+    """Patches without lesion: for training, mirrored at random, and from the held-out slices a quarter as many.
+
+    Neither holds a voxel of the other's slices, whatever the plane.
+    """
     s = run.settings
-    common = {"patch_size": s["patch_size"], "batch_size": s["batch_size"]}
+    common = {key: s[key] for key in ("patch_size", "batch_size", "planes") if key in s}
     n, n_validation = s["patches_per_epoch"], max(s["patches_per_epoch"] // 4, s["batch_size"])
-    training, validation = patient.part(~held_out), patient.part(held_out)
+    training, validation = (cut(patient.part(slices), slices) for slices in (~held_out, held_out))
     return (
         PatchSampler([training], **common, patches_per_epoch=n, flip=True, seed=run.seed),
         PatchSampler([validation], **common, patches_per_epoch=n_validation, flip=False, seed=run.seed + 1),
     )
+
+
+def cut(part: dict[str, Any], slices: Mask) -> dict[str, Any]:
+    """A case without the axial slices outside the range of ``slices``: coronal and sagittal patches end there, too."""
+    first, last = np.flatnonzero(slices & part["brain"][0].any(dim=0).any(dim=0).numpy())[[0, -1]]
+    return {
+        key: value[..., first : last + 1] if isinstance(value, torch.Tensor) else value for key, value in part.items()
+    }
 
 
 def _train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector:

@@ -51,7 +51,7 @@ def by_region(heatmap: NDArray[np.float32], patient: Patient) -> dict[str, Any]:
     matter (T1 in its highest third, and neither of the others). ``auroc_without_edge`` leaves out the outer 5 mm.
     """
     brain, lesions = patient.brain, patient.lesions
-    flair, t1 = patient.both.numpy()
+    flair, t1 = patient.channels[:2].numpy()
     depth = ndimage.distance_transform_edt(brain, SPACING)
     edge = brain & (depth <= 3)
     dark = brain & (flair < np.percentile(flair[brain], 10))

@@ -1,7 +1,16 @@
-"""Where patches lie, which are drawn for training, and how their scores become a heatmap."""
+"""Where patches lie, which are drawn for training, how their scores become a heatmap, and what may follow."""
 
 from medanomaly.patches.grid import PatchGrid
 from medanomaly.patches.inferer import PatchScoreInferer
+from medanomaly.patches.postprocessing import EdgeWeight, Median, MinimumComponent, Postprocessed
 from medanomaly.patches.sampling import PatchSampler
 
-__all__ = ["PatchGrid", "PatchSampler", "PatchScoreInferer"]
+__all__ = [
+    "EdgeWeight",
+    "Median",
+    "MinimumComponent",
+    "PatchGrid",
+    "PatchSampler",
+    "PatchScoreInferer",
+    "Postprocessed",
+]

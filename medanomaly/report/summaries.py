@@ -12,7 +12,7 @@ import pandas as pd
 from medanomaly.data import heatmap_path, written_whole
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.report.figures import roc_figure
-from medanomaly.report.tables import detector_table, score_table, show
+from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
 
 
 def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Pa
         rows = pd.concat([earlier[~earlier["case"].isin(rows["case"])], rows])
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
-    show(score_table(summaries, calibration.source))
+    show(score_table(summaries, calibration.source, scored_in_words(calibration.settings)))
 
 
 def write_evaluation(result: dict[str, Any], output_dir: str | Path) -> None:

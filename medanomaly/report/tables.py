@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -48,14 +48,16 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
     return table
 
 
-def score_table(summaries: Sequence[dict[str, Any]], normals: str) -> Table:
+def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str = "") -> Table:
     """One row a scored case: how it compares with normal brains.
 
     Args:
         summaries: of :func:`medanomaly.report.summaries.summarise_case`.
         normals: what the thresholds come from.
+        scored: what else a reader must know of the scores, see :func:`scored_in_words`.
     """
-    table = Table(title_justify="left", caption=f"thresholds from {normals}", caption_justify="left")
+    caption = f"thresholds from {normals}" + (f"\nscores: {scored}" if scored else "")
+    table = Table(title_justify="left", caption=caption, caption_justify="left")
     for column in ("case", "case score", "95 % of normals below", "brain above the 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")
     for summary in summaries:
@@ -67,6 +69,15 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str) -> Table:
             "more unusual than normals" if summary["abnormal"] else "within the range of normals",
         )
     return table
+
+
+def scored_in_words(settings: Mapping[str, Any]) -> str:
+    """Sign, prior and post-processing steps in a calibration's settings; empty if there is nothing to tell."""
+    sign, prior, steps = settings.get("sign", "both"), settings.get("prior_weight", 0), settings.get("steps", [])
+    told = [] if sign == "both" else [f"what is {'brighter' if sign == 'bright' else 'darker'} than expected alone"]
+    if prior > 0:
+        told.append(f"with an intensity prior (channel {settings.get('prior_channel', 0)}, weight {prior:g})")
+    return ", ".join(told + ([f"after {', '.join(steps)}"] if steps else []))
 
 
 def number(value: float | None) -> str:

@@ -15,12 +15,16 @@ from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
+from medanomaly.evaluation import Calibration
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
 # settings of one bundle alone, other than its defaults
 OWN_SETTINGS = {
+    "autoencoder": {"kind": "dense", "features": 6, "latent_dim": 12, "jitter": 0.05},
+    "denoising_autoencoder": {"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0},
+    "foreign_patch_interpolation": {"features": 16},
     "ganomaly": {"variant": "K", "critic": "wgan-gp", "unit_code": True, "score": "residual"},
     "one_class_svm": {"nu": 0.1, "max_samples": 12},
     "progressive_ganomaly": {
@@ -32,8 +36,14 @@ OWN_SETTINGS = {
     },
 }
 # where a bundle's own defaults would train for minutes
-FAST = {"progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64}}
+FAST = {
+    "autoencoder": {"features": 8, "latent_dim": 16},
+    "denoising_autoencoder": {"features": 8},
+    "foreign_patch_interpolation": {"features": 8},
+    "progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64},
+}
 FITTED = {"one_class_svm"}  # at once: no epochs to go on from, no losses to log
+SIGNED = {"autoencoder", "denoising_autoencoder"}  # whose ``sign`` may differ between training and scoring
 
 
 def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
@@ -117,12 +127,13 @@ def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, 
     exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
     network = workflow(configs, "inference").network_def
     network.load_state_dict(torch.load(trained / "models" / "model.pt", weights_only=True))
-    patches = torch.rand(5, 1, 16, 16)
+    patches = torch.rand(5, 1, *[network.patch_size] * 2)
     torch.testing.assert_close(exported(patches), network.eval()(patches))
 
 
 def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, trained: Path) -> None:
-    assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", "model.pt"]
+    signs = ["calibration_bright.json", "calibration_dark.json"] if configs.parent.name in SIGNED else []
+    assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", *signs, "model.pt"]
     if configs.parent.name in FITTED:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:
@@ -163,7 +174,7 @@ def test_evaluation_writes_every_table(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"spatial_dims": 3},
+        {"spatial_dims": 3, "patch_size": 16, "stride": 4},
         {"planes": ["axial", "coronal", "sagittal"]},
         {"patch_size": 32, "stride": 8},
         "its own",
@@ -189,6 +200,32 @@ def test_settings_of_the_model_reach_every_part(
         )
         np.testing.assert_array_equal(np.isfinite(heatmap), brain > 0)
         assert heatmap[brain > 0].std() > 0
+
+
+def test_a_sign_is_chosen_when_scans_are_scored(configs: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
+    if configs.parent.name not in SIGNED:
+        pytest.skip("its score has no sign")
+    settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
+    values = {}
+    for sign in ("both", "bright", "dark"):
+        output = tmp_path / sign
+        workflow(configs, "inference", **settings, sign=sign, output_dir=str(output)).run()
+        workflow(configs, "evaluate", **settings, sign=sign, scores_dir=str(output)).run()
+        heatmap, display = (
+            np.asarray(nib.load(output / "test-0" / f"test-0_{kind}.nii.gz").dataobj) for kind in ("heatmap", "display")
+        )
+        brain = np.isfinite(heatmap)
+        file = "calibration.json" if sign == "both" else f"calibration_{sign}.json"
+        percentile = Calibration.load(trained / "models" / file).percentile(heatmap[brain])
+        # the display is made on the grid of the patches, before the way back to the scan's
+        assert np.abs(percentile - display[brain]).mean() < 5, sign
+        values[sign] = heatmap[brain]
+        assert (output / "evaluation" / "metrics.json").exists()
+    np.testing.assert_allclose(values["bright"] + values["dark"], values["both"], rtol=1e-3, atol=1e-5)
+    assert (values["bright"] > values["dark"]).any() and (values["bright"] < values["dark"]).any()
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow(configs, "inference", **settings, sign="up", output_dir=str(tmp_path / "up")).run()
+    assert "sign is 'up': use one of both, bright, dark" in (plain_message(caught.value) or "")
 
 
 def test_cases_are_prepared_once_for_all_runs(

@@ -9,12 +9,25 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from medanomaly.detectors import DETECTORS
+from medanomaly.errors import ConfigError
 
 SIZE = 16
 SMALL = {"features": 4, "latent_dim": 8}
+TWO = ({"detector": "denoising_autoencoder", "features": 8}, {"detector": "synthetic_anomalies", "features": 8})
+OF_TWO_SIZES = (
+    {"detector": "ganomaly", **SMALL},
+    {"detector": "progressive_ganomaly", **SMALL, "features": (4, 4), "patch_size": 8},
+)
 
 # (name in DETECTORS, arguments): small networks, for what must hold of any weights
 ROWS = [
+    ("autoencoder", {"kind": "spatial", **SMALL}),
+    ("autoencoder", {"kind": "dense", **SMALL}),
+    ("denoising_autoencoder", {"features": 8}),
+    ("denoising_autoencoder", {"features": 8, "sign": "bright"}),
+    ("foreign_patch_interpolation", {"features": 8}),
+    ("fusion", {"members": TWO, "prior_weight": 0.5}),
+    ("fusion", {"members": OF_TWO_SIZES}),
     ("ganomaly", {"variant": "A", "critic": "bce", **SMALL}),
     ("ganomaly", {"variant": "K", "critic": "bce", **SMALL}),
     ("ganomaly", {"variant": "K", "critic": "wgan-gp", **SMALL}),
@@ -23,10 +36,31 @@ ROWS = [
     ("ganomaly", {"variant": "K", "unit_code": True, **SMALL}),
     ("one_class_svm", {}),
     ("progressive_ganomaly", {**SMALL, "features": (4, 4, 4)}),
+    ("synthetic_anomalies", {"features": 8}),
+    ("synthetic_anomalies", {"features": 8, "sign": "dark"}),
 ]
 
+LEARNING = (
+    {"detector": "denoising_autoencoder", "features": 8, "noise_std": 0.5, "learning_rate": 3e-3},
+    {"detector": "synthetic_anomalies", "features": 8, "learning_rate": 3e-3},
+)
 # (name, arguments, in_channels, spatial_dims, training steps): a few seconds each, for what must be learned
 LEARNERS = [
+    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 1, 2, 100),
+    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 3, 2, 100),
+    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 1, 3, 60),
+    ("autoencoder", {"kind": "dense", "features": 8, "latent_dim": 8, "learning_rate": 3e-3}, 1, 2, 100),
+    ("autoencoder", {"kind": "dense", "features": 16, "latent_dim": 16, "learning_rate": 3e-3}, 3, 2, 200),
+    ("autoencoder", {"kind": "dense", "features": 8, "latent_dim": 8, "learning_rate": 3e-3}, 1, 3, 120),
+    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 1, 2, 200),
+    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 3, 2, 200),
+    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 1, 3, 80),
+    ("foreign_patch_interpolation", {"features": 8}, 1, 2, 150),
+    ("foreign_patch_interpolation", {"features": 8}, 3, 2, 150),
+    ("foreign_patch_interpolation", {"features": 8}, 1, 3, 40),
+    ("fusion", {"members": LEARNING}, 1, 2, 200),
+    ("fusion", {"members": LEARNING}, 3, 2, 200),
+    ("fusion", {"members": LEARNING}, 1, 3, 40),
     ("ganomaly", {"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, 1, 2, 250),
     ("ganomaly", {"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, 3, 2, 250),
     ("ganomaly", {"variant": "A", "critic": "bce", "features": 8, "latent_dim": 16}, 1, 3, 120),
@@ -38,6 +72,9 @@ LEARNERS = [
     ("one_class_svm", {}, 1, 2, 0),
     ("one_class_svm", {}, 3, 2, 0),
     ("one_class_svm", {}, 1, 3, 0),
+    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 1, 2, 200),
+    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 3, 2, 200),
+    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 1, 3, 80),
 ]
 
 
@@ -114,6 +151,19 @@ def trained(setting):
 
 def test_every_detector_is_driven():
     assert {name for name, *_ in ROWS} == {name for name, *_ in LEARNERS} == set(DETECTORS)
+
+
+def test_only_signs_that_a_detector_tells_apart_can_be_chosen(row):
+    detector = make(*row, 1, 2)
+    with pytest.raises(ConfigError, match="sign is 'up': use one of both, bright, dark"):
+        detector.set_sign("up")
+    for sign in ("bright", "dark", "both"):
+        if detector.signed or sign == "both":
+            detector.set_sign(sign)
+            assert detector.sign == sign
+        else:
+            with pytest.raises(ConfigError, match="does not tell brighter from darker: its sign must be 'both'"):
+                detector.set_sign(sign)
 
 
 @torch.no_grad()

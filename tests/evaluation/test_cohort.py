@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medanomaly.detectors import base
 from medanomaly.detectors.intensity import IntensityBaseline
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
 from medanomaly.evaluation.cohort import evaluate_cohort
 from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot
-from medanomaly.evaluation.normals import calibrate
+from medanomaly.evaluation.normals import SIGNS, calibrate, calibrate_signs, calibration_file
 from medanomaly.preprocessing import brain_mri
 
 SHAPE = (9, 8, 7)
@@ -238,6 +240,27 @@ def test_calibration_leaves_out_what_touches_a_label():
     assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training case, because")
     with pytest.raises(InputError, match="no tissue that is free of lesion"):
         calibrate([{"image": image, "brain": brain, "label": brain}], first_channel, None)
+
+
+def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
+    def signed(volume, network, mask):
+        part = {"both": volume.abs(), "bright": volume.clamp(min=0), "dark": (-volume).clamp(min=0)}[network.sign]
+        return torch.where(mask > 0, part, torch.nan)
+
+    generator = torch.Generator().manual_seed(0)
+    dataset = [{"image": torch.randn(1, 12, 12, 12, generator=generator), "brain": torch.ones(1, 12, 12, 12)}]
+    network = SimpleNamespace(sign="dark")
+    network.set_sign = lambda sign: setattr(network, "sign", sign)
+    calibrate_signs(dataset, signed, network, tmp_path, held_out=False, settings={"stride": 4})
+    assert network.sign == "dark"  # as it was
+    files = ["calibration.json", "calibration_bright.json", "calibration_dark.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert [calibration_file(tmp_path, sign).name for sign in SIGNS] == files and SIGNS == base.SIGNS
+    for sign in SIGNS:
+        expected = calibrate(dataset, signed, SimpleNamespace(sign=sign), False, {"stride": 4})
+        assert Calibration.load(calibration_file(tmp_path, sign)) == expected
+    with pytest.raises(ConfigError, match="sign is 'up': use one of both, bright, dark"):
+        calibration_file(tmp_path, "up")
 
 
 @pytest.mark.parametrize(

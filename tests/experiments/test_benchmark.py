@@ -48,6 +48,9 @@ class Coins(ModuleType):
         self.performed.append(run.id)
         return {"figure": run.seed / 10, "steps": steps.read_text()}
 
+    def origin(self, detector: str) -> dict[str, str]:
+        return {"trained_on": f"{detector} coins", "settings_chosen": "by a toss"}
+
     def leaderboard(self, results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         rows = []
         for detector in dict.fromkeys(result["detector"] for result in results):
@@ -76,7 +79,8 @@ def test_results_leaderboard_and_pictures(coins: Coins, tmp_path: Path, capsys: 
     assert {key: result[key] for key in expected} == expected
     assert result["settings"] == {"size": 3, "shape": [1, 2], "reduced": False}
     assert result["metrics"]["figure"] == 0.2
-    assert set(result) - set(expected) == {"settings", "commit", "date", "version", "machine", "seconds", "metrics"}
+    more = {"settings", "trained_on", "settings_chosen", "commit", "date", "version", "machine", "seconds", "metrics"}
+    assert set(result) - set(expected) == more
     assert result["machine"]["torch"] == torch.__version__
     table = pd.read_csv(folder / "leaderboard.csv")
     assert list(table["detector"]) == ["flat", "round"] and list(table["n"]) == [2, 2]

@@ -19,16 +19,20 @@ from medanomaly.experiments.toy_measures import ssim_of_normals
 
 def test_the_plan_has_brightness_once_and_each_detector_with_both_patch_sizes_and_each_seed():
     planned = toy_lesions.runs(toy_lesions.DETECTORS, [3, 4], reduced=False)
-    assert [run.id for run in planned[:4]] == [
+    assert [run.id for run in planned[:7]] == [
         "brightness_voxel_seed3",
+        "intensity_voxel_seed3",
+        "intensity-smoothed_voxel_seed3",
+        "intensity-equalised_voxel_seed3",
         "ganomaly-a_16px_seed3",
         "ganomaly-a_16px_seed4",
         "ganomaly-a_32px_seed3",
     ]
-    assert len(planned) == 1 + 3 * 2 * 2
+    assert len(planned) == 1 + 3 + 3 * 2 * 2 + 2 * (4 * 2 + 1 + 5)
     assert all(json.loads(json.dumps(run.settings)) == run.settings for run in planned)
     assert planned[0].settings["intensities"] == [n / 10 for n in range(1, 11)]
     assert planned[0].settings["sizes_mm"] == list(range(1, 11))
+    assert all(run.settings["n_volumes"] == 8 for run in planned if run.detector in toy_lesions.VOXEL_DETECTORS)
     short = toy_lesions.runs(["ganomaly-k"], [0], reduced=True)[0].settings
     assert (short["max_epochs"], short["n_volumes"], short["sizes_mm"]) == (1, 2, [2, 4, 6, 8, 10])
 

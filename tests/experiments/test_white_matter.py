@@ -14,7 +14,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medanomaly.errors import InputError
-from medanomaly.experiments import white_matter
+from medanomaly.experiments import voxel_detectors, white_matter
 from medanomaly.experiments.benchmark import Run, run_benchmark
 from medanomaly.preprocessing import brain_mri
 
@@ -38,7 +38,8 @@ def data_root(tmp_path_factory):
         flair += grid[2]  # brighter upwards, so that it matters where normal tissue is taken from
         flair[lesions] += 60
         (root / patient).mkdir()
-        for name, volume in (("FLAIR", flair * brain), ("T1", t1 * brain), ("lesions", lesions & brain)):
+        channels = {"FLAIR": flair * brain, "T1": t1 * brain, "T2": (300 - t1) * brain}
+        for name, volume in (*channels.items(), ("lesions", lesions & brain)):
             nib.save(nib.Nifti1Image(volume.astype(np.float32), AFFINE), root / patient / f"{name}.nii.gz")
     return root
 
@@ -69,12 +70,14 @@ def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once():
     ids = [run.id for run in planned]
     assert ids[:3] == [f"{name}_flair_seed3" for name in ("intensity", "intensity-smoothed", "intensity-equalised")]
     assert ids[3:7] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
-    assert len(ids) == len(set(ids)) == 3 + 4 + 3 * 8
+    voxel = [run for run in planned if run.detector in white_matter.VOXEL_DETECTORS]
+    assert len(ids) == len(set(ids)) == 3 + 4 + 3 * 8 + len(voxel)
+    assert len(voxel) == 2 * (4 * 2 + 1 + 5), "signs of four, FPI has none, five ways of the fusion"
     svm = [run for run in planned if run.detector == "one-class-svm"]
     assert all(run.settings["patches_per_epoch"] <= 5000 for run in svm)
     json.dumps([run.settings for run in planned])
     reduced = white_matter.runs(white_matter.DETECTORS, [0], reduced=True)
-    assert {run.settings.get("patch_size", 16) for run in reduced} == {16}
+    assert {run.settings.get("patch_size", 16) for run in reduced if "sign" not in run.settings} == {16}
     assert {run.settings.get("max_epochs", 1) for run in reduced} == {1}
 
 
@@ -198,3 +201,33 @@ def test_brightness_on_the_real_patient(detector, auroc, ap, tmp_path):
         pytest.skip(f"the real scans are not on this machine: {REAL} is absent")
     metrics = white_matter.perform(white_matter.runs([detector], [0], False)[0], REAL, tmp_path)
     assert (round(metrics["auroc"], 3), round(metrics["average_precision"], 3)) == (auroc, ap)
+
+
+def test_a_fusion_is_trained_once_and_scored_every_way(data_root, tmp_path, monkeypatch):
+    tiny = {"patch_size": 32, "stride": 16, "batch_size": 4, "patches_per_epoch": 16}
+    monkeypatch.setattr(voxel_detectors, "COMMON", {**voxel_detectors.COMMON, **tiny})
+    monkeypatch.setattr(voxel_detectors, "REDUCED", {"max_epochs": 1})
+    members = [{"detector": "denoising_autoencoder", "features": 8, "channels": [0, 2]}]
+    monkeypatch.setattr(white_matter, "FUSION", [*members, {"detector": "synthetic_anomalies", "features": 8}])
+    folder = run_benchmark("white-matter", ["intensity", "fusion"], [0], data_root, tmp_path, reduced=True)
+    table = pd.read_csv(folder / "leaderboard.csv")
+    ways = ["both", "bright", "bright-post", "bright+prior", "bright+prior-post"]
+    assert list(table["setting"]) == ["flair", *ways]
+    assert len({round(value, 6) for value in table["AUROC"]}) == 6, "each way scores otherwise"
+    models = [path.relative_to(folder / "runs").as_posix() for path in (folder / "runs").rglob("model.pt")]
+    assert models == ["fusion_seed0_training/model.pt"]
+    result = json.loads((folder / "results" / "fusion_bright+prior-post_seed0.json").read_text())
+    assert result["settings"]["channels"] == ["FLAIR", "T1", "T2"] and result["settings"]["prior_weight"] > 0
+    assert "patient07" in result["trained_on"] and "made lesions" in result["settings_chosen"]
+
+
+def test_coronal_patches_end_at_the_held_out_slices_too(data_root):
+    someone = patient(data_root, n_channels=2)
+    held_out = white_matter.held_out_slices(someone.brain)
+    number = torch.arange(SHAPE[2]).float().expand(SHAPE) + 1
+    someone.image = torch.stack([number, number])
+    settings = {"patch_size": 16, "planes": ["coronal", "sagittal"], "batch_size": 8, "patches_per_epoch": 8}
+    drawn = [s.draw(2000) for s in white_matter.samplers(Run("a", "b", 0, settings), someone, held_out)]
+    training, validation = ({int(z) - 1 for z in patches.unique() if z > 0} for patches in drawn)
+    assert training and training <= set(np.flatnonzero(~held_out))
+    assert validation and validation <= set(np.flatnonzero(held_out))

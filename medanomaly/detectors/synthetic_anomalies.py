@@ -1,0 +1,143 @@
+"""Self-supervised segmentation of made anomalies: learn to find what was put into normal patches.
+
+Lumpy blobs of many sizes are filled in four ways: shifted intensities, one level with a texture of its own, a flat
+intensity, or a piece of another patch. A U-Net learns to say of each voxel whether it is normal, brighter or darker
+than what belongs there. The idea is that of the winners of the MOOD challenge (Tan et al. 2020, arXiv 2011.04197;
+Marimont and Tarroni 2023, arXiv 2308.01412); the blobs and fillings are ours. No lesion mask is used.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medanomaly.detectors.base import Detector
+from medanomaly.detectors.blocks import at_least_four, foreground, jittered, smooth_noise, unet
+from medanomaly.errors import ConfigError
+
+NORMAL, BRIGHT, DARK = range(3)
+LEAST_CHANGE = 0.02  # of the normalised intensity: what changes less in every channel counts as normal
+
+
+class SyntheticAnomalies(Detector):
+    """Scores (B, 1, H, W[, D]): the log odds that a voxel is brighter or darker than what belongs there.
+
+    Args:
+        in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is a multiple of 16.
+        features: channels of the U-Net at full size.
+        radius: least and most mean radius of a blob, in voxels; drawn on a logarithmic scale.
+        contrast: least and most shift of the intensity, on the normalised scale; drawn on a logarithmic scale.
+        jitter: see :class:`DenoisingAutoencoder`.
+        learning_rate: of AdamW.
+        sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
+
+    Raises:
+        ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller.
+    """
+
+    signed = True
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        patch_size: int = 64,
+        spatial_dims: int = 2,
+        features: int = 16,
+        radius: tuple[float, float] = (1.2, 20.0),
+        contrast: tuple[float, float] = (0.08, 1.2),
+        jitter: float = 0.1,
+        learning_rate: float = 1e-3,
+        sign: str = "both",
+    ) -> None:
+        super().__init__(in_channels, patch_size, spatial_dims)
+        for name, bounds in {"radius": radius, "contrast": contrast}.items():
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
+        self.radius, self.contrast, self.jitter = tuple(radius), tuple(contrast), jitter
+        self.learning_rate = learning_rate
+        self.set_sign(sign)
+        self.network = unet(in_channels, 3, patch_size, spatial_dims, features)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)}
+
+    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+        loss = self._loss(jittered(batch, self.jitter))
+        optimizers["network"].zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizers["network"].step()
+        return {"segmentation": loss.detach()}
+
+    def validation_loss(self, batch: Tensor) -> Tensor:
+        with torch.random.fork_rng(), torch.no_grad():  # the same anomalies each time
+            torch.manual_seed(0)
+            return self._loss(batch)
+
+    def _loss(self, normal: Tensor) -> Tensor:
+        patches, target = self.with_anomalies(normal)
+        return F.cross_entropy(self.network(patches).float(), target)
+
+    @torch.no_grad()
+    def with_anomalies(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Normal patches (B, C, H, W[, D]) with blobs in four of five, and the class of each voxel (B, H, W[, D])."""
+        inside = foreground(normal)
+        one, two = (self._blob(normal, share) for share in (0.8, 0.3))
+        blob = torch.maximum(one, two) * inside
+        patches = normal + blob * (self._filling(normal, blob) - normal)
+        change = patches - normal
+        there = (blob >= 0.5) & (change.abs().amax(dim=1, keepdim=True) > LEAST_CHANGE)
+        target = torch.where(there, torch.where(change[:, :1] >= 0, BRIGHT, DARK), NORMAL)
+        return patches, target[:, 0]
+
+    def _blob(self, patches: Tensor, share: float) -> Tensor:
+        """A lumpy ellipsoid with a soft border in this share of the patches: (B, 1, H, W[, D]), 0 to 1."""
+        n, dims, device = patches.shape[0], self.spatial_dims, patches.device
+        one = (n, *[1] * (dims + 1))
+        radius = _log_uniform(one, self.radius, device)
+        turn = torch.linalg.qr(torch.randn(n, dims, dims, device=device)).Q
+        axes = torch.exp((torch.rand(n, dims, 1, device=device) - 0.5) * 1.4)  # relative lengths of the half axes
+        line = torch.arange(self.patch_size, device=device) + 0.5
+        grid = torch.stack(torch.meshgrid(*[line] * dims, indexing="ij")).flatten(1)
+        centre = torch.rand(n, dims, 1, device=device) * self.patch_size
+        distance = (turn @ (grid - centre) / axes).norm(dim=1).view(n, 1, *patches.shape[2:])
+        lumps = smooth_noise(patches[:, :1], 2 ** int(torch.randint(2, 5, ())))
+        edge = torch.rand(one, device=device) * 1.5 + 0.3  # voxels over which the border fades
+        lumpy = distance / radius + 0.5 * torch.rand(one, device=device) * lumps
+        chosen = torch.rand(one, device=device) < share
+        return torch.sigmoid(2 * (1 - lumpy) * radius / edge) * chosen
+
+    def _filling(self, normal: Tensor, blob: Tensor) -> Tensor:
+        """What the blobs of each patch are filled with, in one of four ways: (B, C, H, W[, D])."""
+        n, channels, device = normal.shape[0], normal.shape[1], normal.device
+        each, one = ((n, c, *[1] * self.spatial_dims) for c in (channels, 1))
+        over = tuple(range(2, normal.ndim))
+        level = (normal * blob).sum(over, keepdim=True) / blob.sum(over, keepdim=True).clamp(min=1e-6)
+        shift = _log_uniform(each, self.contrast, device) * torch.where(torch.rand(each, device=device) < 0.5, -1, 1)
+        texture = 0.15 * torch.rand(each, device=device) * smooth_noise(normal, self.patch_size // 2)
+        flat = (torch.rand(each, device=device) * 2.2 - 0.4).expand_as(normal)
+        share = torch.rand(one, device=device) * 0.7 + 0.3
+        foreign = share * normal.roll(1, 0) + (1 - share) * normal  # of the patch before it in the batch
+        kind = torch.randint(4, one, device=device)
+        filling = torch.where(kind == 0, normal + shift + texture, level + shift + texture)
+        filling = torch.where(kind == 2, flat, torch.where(kind == 3, foreign, filling))
+        if channels > 1:  # a lesion need not show in every channel
+            untouched = torch.rand(each, device=device) < 0.25
+            untouched[:, 0] = False
+            filling = torch.where(untouched, normal, filling)
+        return filling
+
+    def forward(self, patches: Tensor) -> Tensor:
+        logits: Tensor = self.network(at_least_four(patches))[: patches.shape[0]].float()
+        if self.sign == "both":
+            return torch.logsumexp(logits[:, 1:], dim=1, keepdim=True) - logits[:, :1]
+        wanted, other = (1, 2) if self.sign == "bright" else (2, 1)
+        rest = torch.logsumexp(torch.stack([logits[:, 0], logits[:, other]]), dim=0)
+        return (logits[:, wanted] - rest)[:, None]
+
+
+def _log_uniform(shape: tuple[int, ...], bounds: tuple[float, ...], device: torch.device) -> Tensor:
+    least, most = bounds
+    return torch.exp(torch.rand(shape, device=device) * log(most / least) + log(least))

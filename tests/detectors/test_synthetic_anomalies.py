@@ -1,0 +1,162 @@
+"""Made anomalies: where they lie, which class a voxel has, the loss by hand, and the log odds of the score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from medanomaly.detectors import SyntheticAnomalies
+from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL
+from medanomaly.errors import ConfigError
+
+
+def make(seed=0, **arguments):
+    torch.manual_seed(seed)
+    return SyntheticAnomalies(**{"patch_size": 16, "features": 8, "jitter": 0.0, **arguments})
+
+
+def textured(n=5, channels=1, size=16, spatial_dims=2, seed=0):
+    """Patches whose first rows lie outside the brain."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = 0.3 + 0.5 * torch.rand((n, channels) + (size,) * spatial_dims, generator=generator)
+    patches[:, :, :4] = 0
+    return patches
+
+
+SETTINGS = pytest.mark.parametrize(("channels", "spatial_dims"), [(1, 2), (3, 2), (1, 3), (2, 3)])
+
+
+def with_anomalies(channels, spatial_dims, monkeypatch, n=100):
+    """A detector's patches and classes, the normal ones, and the blobs that it drew."""
+    detector, normal = make(in_channels=channels, spatial_dims=spatial_dims), textured(n, channels, 16, spatial_dims)
+    blobs, draw = [], detector._blob
+    monkeypatch.setattr(detector, "_blob", lambda *arguments: blobs.append(draw(*arguments)) or blobs[-1])
+    torch.manual_seed(1)
+    patches, target = detector.with_anomalies(normal)
+    return normal, patches, target, torch.maximum(*blobs)
+
+
+@SETTINGS
+def test_patches_change_within_blobs_and_background_stays(channels, spatial_dims, monkeypatch):
+    normal, patches, target, blob = with_anomalies(channels, spatial_dims, monkeypatch)
+    assert patches.shape == normal.shape and target.shape == (100, *normal.shape[2:]) and target.dtype == torch.int64
+    none = (blob == 0).expand_as(normal)
+    assert none.any() and torch.equal(patches[none], normal[none])
+    assert (target[blob[:, 0] < 0.5] == NORMAL).all()
+    assert (patches[:, :, :4] == 0).all() and (target[:, :4] == NORMAL).all()
+    assert torch.isfinite(patches).all()
+
+
+@SETTINGS
+def test_the_class_of_a_voxel_is_the_sign_of_its_change_in_the_first_channel(channels, spatial_dims, monkeypatch):
+    normal, patches, target, blob = with_anomalies(channels, spatial_dims, monkeypatch)
+    change = patches - normal
+    first, most = change[:, 0], change.abs().amax(dim=1)
+    assert {NORMAL, BRIGHT, DARK} == set(target.unique().tolist())
+    assert (first[target == BRIGHT] >= 0).all() and (first[target == DARK] < 0).all()
+    assert (target[most <= LEAST_CHANGE] == NORMAL).all()
+    changed = (blob[:, 0] >= 0.5) & (most > LEAST_CHANGE)
+    assert torch.equal(target != NORMAL, changed & (normal != 0).any(dim=1))
+
+
+def test_four_of_five_patches_have_a_blob():
+    torch.manual_seed(0)
+    detector = make(patch_size=64, radius=(4.0, 10.0))
+    blobs = [detector._blob(torch.ones(1000, 1, 64, 64), share) for share in (0.8, 0.3)]
+    shares = [(blob.flatten(1).amax(dim=1) > 0).float().mean() for blob in blobs]
+    assert [float(share) for share in shares] == pytest.approx([0.8, 0.3], abs=0.05)
+    _, target = detector.with_anomalies(0.5 + 0.1 * torch.rand(1000, 1, 64, 64))
+    assert float((target != NORMAL).flatten(1).any(dim=1).float().mean()) == pytest.approx(0.8, abs=0.08)
+
+
+def test_a_blob_is_about_as_large_as_its_radius_says():
+    torch.manual_seed(0)
+    for radius in (4.0, 12.0):
+        blob = make(patch_size=64, radius=(radius, radius))._blob(torch.ones(400, 1, 64, 64), 1.0)
+        inside = (blob >= 0.5).flatten(1).sum(dim=1).double()
+        middle = inside[(blob[:, :, :2] < 0.5).flatten(1).all(1)].median()  # not those that are cut off
+        assert 0.4 < float((middle / torch.pi).sqrt()) / radius < 1.6
+        assert 0 <= float(blob.min()) and float(blob.max()) <= 1
+
+
+@torch.no_grad()
+def test_scores_are_log_odds_by_sign():
+    patches = textured(6, 2)
+    by_sign = {sign: make(in_channels=2, sign=sign).eval()(patches).double() for sign in ("both", "bright", "dark")}
+    p = make(in_channels=2).eval().network(patches).double().softmax(dim=1).split(1, dim=1)
+    expected = {
+        "both": torch.log(p[BRIGHT] + p[DARK]) - torch.log(p[NORMAL]),
+        "bright": torch.logit(p[BRIGHT]),
+        "dark": torch.logit(p[DARK]),
+    }
+    for sign, scores in by_sign.items():
+        assert scores.shape == (6, 1, 16, 16)
+        torch.testing.assert_close(scores, expected[sign], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_is_the_cross_entropy_of_made_anomalies():
+    detector, batch = make(in_channels=2).eval(), textured(channels=2)
+    found = detector.validation_loss(batch)
+    torch.manual_seed(0)
+    patches, target = detector.with_anomalies(batch)
+    log_p = detector.network(patches).double().log_softmax(dim=1)
+    by_hand = -log_p.gather(1, target[:, None]).mean()
+    assert float(found) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(found) == pytest.approx(float(F.cross_entropy(detector.network(patches), target)), rel=1e-6)
+
+
+def test_validation_draws_the_same_anomalies_and_leaves_the_random_numbers_alone():
+    detector, batch = make().eval(), textured()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    first = detector.validation_loss(batch)
+    assert torch.equal(torch.rand(4), expected)
+    torch.manual_seed(99)
+    assert detector.validation_loss(batch) == first
+
+
+def test_a_step_lowers_the_loss_of_its_batch():
+    detector, batch = make(jitter=0.1), textured(32)
+    optimizers = detector.optimizers()
+    before = float(detector.eval().validation_loss(batch))
+    losses = [detector.train().training_step(batch, optimizers)["segmentation"] for _ in range(10)]
+    assert not any(loss.requires_grad for loss in losses)
+    assert float(detector.eval().validation_loss(batch)) < before
+
+
+@torch.no_grad()
+def test_scores_in_bfloat16_are_single_precision_and_close():
+    detector, patches = make().eval(), textured()
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = detector(patches)
+    assert fast.dtype == torch.float32
+    torch.testing.assert_close(fast, detector(patches), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("size", "spatial_dims"), [(16, 2), (48, 2), (64, 2), (16, 3)])
+@torch.no_grad()
+def test_shapes_and_export(size, spatial_dims):
+    detector = make(in_channels=2, patch_size=size, spatial_dims=spatial_dims, sign="dark").eval()
+    patches = textured(2, 2, size, spatial_dims)
+    assert detector(patches).shape == (2, 1) + (size,) * spatial_dims
+    assert torch.equal(torch.jit.script(detector)(patches), detector(patches))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch_size": 24}, "patch_size is 24, but a U-Net with four halvings needs a multiple of 16"),
+        ({"features": 4}, "features is 4, but group norm with 8 groups needs a multiple of 8"),
+        ({"sign": "up"}, "sign is 'up': use one of both, bright, dark"),
+        ({"radius": (0, 5)}, r"radius is \(0, 5\): give the least, above 0, and the most"),
+        ({"contrast": [1.0, 0.5]}, r"contrast is \(1.0, 0.5\): give the least"),
+        ({"spatial_dims": 4}, "spatial_dims is 4"),
+        ({"in_channels": 0}, "in_channels is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        SyntheticAnomalies(**arguments)
