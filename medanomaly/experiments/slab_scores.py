@@ -15,8 +15,7 @@ from medanomaly.patches.layout import channels_last, prepare_network
 class SlabScores:
     """The heatmap of a volume, and of versions of it, by axial patches; equal to that of ``PatchScoreInferer``.
 
-    A patch that no changed voxel lies in keeps its score: with a disk of 35 mm, nine in ten do. For detectors that
-    score voxels instead of patches, each version is scored as a whole.
+    A patch that no changed voxel lies in keeps its scores: of patches of 16 voxels and a disk of 35 mm, nine in ten do.
 
     Args:
         volume: (C, H, W, D) in RAS; H and W are at least ``patch_size``.
@@ -42,13 +41,11 @@ class SlabScores:
         self.grid = PatchGrid(brain.shape, *patch_window(patch_size, stride, spatial_dims=2))
         self.visited = self.grid.touching(brain)
         self.count = self.grid.sum_of_covering(self.visited)
-        self.scores: Tensor | None = torch.zeros(len(self.grid))  # of the unchanged volume's patches
         with torch.inference_mode():
             probe = network(torch.zeros(1, len(volume), patch_size, patch_size, device=self.device))
-        if probe.ndim == 2:
-            self._score(volume.contiguous(), self.visited, self.scores)
-        else:
-            self.scores = None
+        # of the unchanged volume: one score for each patch, or one for each of its voxels
+        self.scores = torch.zeros(len(self.grid), probe[0].numel())
+        self._score(volume.contiguous(), self.visited, self.scores)
 
     def heatmap(self, volume: Tensor, changed: Tensor) -> Tensor:
         """Scores (H, W, D) of a version (C, H, W, D) of the volume; NaN where no visited patch lies.
@@ -56,21 +53,28 @@ class SlabScores:
         Args:
             changed: (H, W, D), true at least where ``volume`` differs from the first one.
         """
-        if self.scores is None:
-            return self.inferer(volume[None], self.network, mask=self.brain[None, None])[0, 0]
         scores = self.scores.clone()
         touched = self.visited & self.grid.touching(slice_axis_first(changed[None], "axial")[0])
         self._score(slice_axis_first(volume, "axial").contiguous(), touched, scores)
-        total = self.grid.sum_of_covering(scores.view(self.grid.shape))
+        total = self._sum_of_covering(scores)
         return torch.where(self.count > 0.5, total / self.count, torch.nan).float().movedim(0, 2)
+
+    def _sum_of_covering(self, scores: Tensor) -> Tensor:
+        """For each voxel (D, H, W), the sum of the scores of the visited patches that cover it."""
+        if scores.shape[1] == 1:
+            return self.grid.sum_of_covering(scores.view(self.grid.shape))
+        total = torch.zeros(self.grid.image_size, dtype=torch.float64)
+        for patches in torch.nonzero(self.visited.flatten())[:, 0].split(self.batch_size):
+            total.view(-1).index_add_(0, self.grid.voxels(patches).flatten(), scores[patches].flatten().double())
+        return total
 
     @torch.inference_mode()
     def _score(self, turned: Tensor, which: Tensor, scores: Tensor) -> None:
-        """Write the scores of the patches ``which`` (n0, n1, n2) of a volume (C, D, H, W) to ``scores`` (N,)."""
+        """Write the scores of the patches ``which`` (n0, n1, n2) of a volume (C, D, H, W) to ``scores`` (N, n)."""
         index = torch.nonzero(which.flatten())[:, 0]
         for batch in index.split(self.batch_size) if len(index) else ():
             patches = self.grid.gather(turned, self.inferer.filled(batch, self.batch_size)).squeeze(2)
             result = self.network(channels_last(patches.to(self.device)))
-            scores[batch] = result[: len(batch), 0].float().cpu()
+            scores[batch] = result[: len(batch)].flatten(1).float().cpu()
         if not torch.isfinite(scores).all():
             raise TrainingError("the detector gave a score that is not finite: its training was not sound.")

@@ -102,7 +102,8 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
             planned.append(Run(detector, "voxel", seeds[0], voxels))
             continue
         if detector in VOXEL_DETECTORS:
-            planned += voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING)
+            ways = voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING)
+            planned += [run for run in ways if run.setting == "both"]  # disks and lesions are bright and dark
             continue
         for setting, of_size in SIZES.items():
             settings = {**common, **TRAINING, **of_size, **SETTINGS[detector], **(REDUCED_TRAINING if reduced else {})}
@@ -140,7 +141,7 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     if network is not None:
         ssim = ssim_of_normals(network, cases, s)
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-    heads = [DiskHead(case, number, score or network, s) for number, case in enumerate(cases)]
+    heads = [DiskHead(case, number, network or score, s) for number, case in enumerate(cases)]
     save_heatmaps(heads[0], s["diameter_mm"], PICTURED, f"{run.detector}, {run.setting}", folder / HEATMAP)
     return {
         "ssim": ssim,

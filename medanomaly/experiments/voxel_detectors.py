@@ -59,9 +59,18 @@ UNSIGNED = ("foreign-patch-interpolation",)
 
 
 def voxel_runs(
-    detector: str, seeds: Sequence[int], channels: Sequence[str], planes: Sequence[str], reduced: bool, **more: Any
+    detector: str,
+    seeds: Sequence[int],
+    channels: Sequence[str],
+    planes: Sequence[str],
+    reduced: bool,
+    **more: Any,
 ) -> list[Run]:
-    """Every way of scoring a detector that it has: all for the fusion, the signs for the others."""
+    """Every way of scoring a detector that it has: all for the fusion, the signs for the others.
+
+    Args:
+        more: further settings, or others than those above.
+    """
     signs = ("both",) if detector in UNSIGNED else ("both", "bright")
     ways = WAYS if detector == "fusion" else {way: WAYS[way] for way in signs}
     settings = {"channels": list(channels), "planes": list(planes), **COMMON, **SETTINGS[detector], **more}

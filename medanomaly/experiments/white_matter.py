@@ -127,7 +127,7 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
 
     Returns:
         The figures of :func:`measure`; ``evidence``, see :func:`by_region`; and ``development_auroc``, on the lesions
-        of patient07, next to whose tissue the detector was trained.
+        of patient07, next to whose tissue the detector was trained (not of those that score voxels).
 
     Raises:
         InputError: if a scan is missing.
@@ -168,14 +168,18 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         names=run.settings["channels"],
         title=f"{run.detector}, {run.setting}",
     )
-    development = patient.heatmap(score)
-    return {
+    metrics = {
         **measure(heatmap, test_patient, calibration.voxel_threshold(NORMALS_ABOVE)),
         "threshold_from": f"{100 * NORMALS_ABOVE:g} % above it of: {calibration.source}",
         "evidence": by_region(heatmap, test_patient),
         "scoring_seconds": round(seconds, 1),
-        "development_auroc": voxel_metrics(development[patient.brain], patient.lesions[patient.brain])["auroc"],
     }
+    if run.detector not in VOXEL_DETECTORS:
+        development = patient.heatmap(score)
+        metrics["development_auroc"] = voxel_metrics(development[patient.brain], patient.lesions[patient.brain])[
+            "auroc"
+        ]
+    return metrics
 
 
 def origin(detector: str) -> dict[str, str]:
@@ -271,7 +275,8 @@ def leaderboard(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         table = pd.json_normalize([result["metrics"] for result in group])
         row: dict[str, Any] = {"detector": detector, "setting": setting, "seeds": len(table)}
         for column, key in COLUMNS.items():
-            row[column], row[f"{column} sd"] = float(table[key].mean()), float(table[key].std())
+            figures = table[key] if key in table else pd.Series([], dtype=float)
+            row[column], row[f"{column} sd"] = float(figures.mean()), float(figures.std())
             if f"intervals.{key}" in table:
                 low, high = np.mean(table[f"intervals.{key}"].tolist(), axis=0)
                 row[f"{column}, 95 % over slices"] = f"{low:.3f} to {high:.3f}"
@@ -283,12 +288,14 @@ def leaderboard(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
     """``roc.png``: ROC curves as in the paper's figure 7 (axes the usual way round), a panel for each set of channels.
 
-    A curve a seed. The baselines, on FLAIR, are in both panels.
+    A curve a seed. The baselines, on FLAIR, are in every panel.
     """
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(16.5, 5.4), layout="constrained")
     rows = leaderboard(results)
-    for axis, (name, channels) in zip(figure.subplots(1, 2), CHANNELS.items(), strict=True):
-        shown = rows[rows["detector"].isin(list(BASELINES)) | rows["setting"].str.startswith(f"{name}-")]
+    of_voxels = rows["detector"].isin(VOXEL_DETECTORS)
+    panels = [(channels, rows["setting"].str.startswith(f"{name}-")) for name, channels in CHANNELS.items()]
+    for axis, (channels, chosen) in zip(figure.subplots(1, 3), [*panels, (ALL_CHANNELS, of_voxels)], strict=True):
+        shown = rows[rows["detector"].isin(list(BASELINES)) | chosen]
         for number, row in enumerate(shown.to_dict("records")):
             key = (row["detector"], row["setting"])
             label = f"{', '.join(key)}: {row['AUROC']:.3f}"
@@ -301,5 +308,5 @@ def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
         axis.set(xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate")
         axis.set(title=f"{TEST_PATIENT}, {' + '.join(channels)}", xlim=(0, 1), ylim=(0, 1.005))
         if len(shown):
-            axis.legend(loc="lower right", title="AUROC", fontsize=7)
+            axis.legend(loc="lower right", title="AUROC", fontsize=6)
     save_figure(figure, output / "roc.png")

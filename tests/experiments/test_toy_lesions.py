@@ -28,7 +28,7 @@ def test_the_plan_has_brightness_once_and_each_detector_with_both_patch_sizes_an
         "ganomaly-a_16px_seed4",
         "ganomaly-a_32px_seed3",
     ]
-    assert len(planned) == 1 + 3 + 3 * 2 * 2 + 2 * (4 * 2 + 1 + 5)
+    assert len(planned) == 1 + 3 + 3 * 2 * 2 + 2 * 6
     assert all(json.loads(json.dumps(run.settings)) == run.settings for run in planned)
     assert planned[0].settings["intensities"] == [n / 10 for n in range(1, 11)]
     assert planned[0].settings["sizes_mm"] == list(range(1, 11))
