@@ -116,7 +116,9 @@ def score(
     ] = None,
     sign: Annotated[
         str | None,
-        typer.Option(help="bright, dark or both, of detectors that tell; both, unless the model was trained otherwise."),
+        typer.Option(
+            help="bright, dark or both, of detectors that tell; both, unless the model was trained otherwise."
+        ),
     ] = None,
     amp: Annotated[
         bool, typer.Option("--amp", help="Score in bfloat16: faster where the processor has it, and nearly the same.")

@@ -77,7 +77,8 @@ class SyntheticAnomalies(Detector):
             return self._loss(batch)
 
     def _loss(self, normal: Tensor) -> Tensor:
-        patches, target = self.with_anomalies(normal)
+        with torch.autocast(normal.device.type, enabled=False):  # in bfloat16, places are rounded to a quarter voxel
+            patches, target = self.with_anomalies(normal)
         return F.cross_entropy(self.network(patches).float(), target)
 
     @torch.no_grad()

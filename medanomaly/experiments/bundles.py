@@ -131,14 +131,14 @@ def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
     Raises:
         ConfigError: if a sign is asked of a model whose score has none, or is no sign.
     """
+    if sign not in (None, "both", "bright", "dark"):
+        raise ConfigError(f"--sign is {sign!r}: use one of both, bright, dark.")
     own = read_settings(model, "inference").get("sign")
     if own is None and sign not in (None, "both"):
         raise ConfigError(
             f"--sign {sign} was asked for, but the score of the model {model} does not tell brighter from darker: "
             "leave out --sign, or train a detector that does, such as denoising_autoencoder."
         )
-    if sign not in (None, "both", "bright", "dark"):
-        raise ConfigError(f"--sign is {sign!r}: use one of both, bright, dark.")
     return {} if own is None else {"sign": sign or own}
 
 
@@ -159,7 +159,7 @@ def write_provenance(
 
 
 def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]], sign: str = "both") -> None:
-    """Raise InputError if ``output`` holds heatmaps of another model or sign, or of another scan under one of these ids."""
+    """Raise InputError if ``output`` holds heatmaps of another model, sign, or scan under one of these ids."""
     provenance = read_provenance(output, required=False)
     if provenance.get("model", str(model.resolve())) != str(model.resolve()):
         raise InputError(f"{output} holds heatmaps of the model {provenance['model']}: choose another --output.")

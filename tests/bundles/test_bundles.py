@@ -25,6 +25,15 @@ OWN_SETTINGS = {
     "autoencoder": {"kind": "dense", "features": 6, "latent_dim": 12, "jitter": 0.05},
     "denoising_autoencoder": {"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0},
     "foreign_patch_interpolation": {"features": 16},
+    "fusion": {
+        "members": [
+            {"detector": "denoising_autoencoder", "features": 8, "channels": [0], "weight": 2.0},
+            {"detector": "ganomaly", "patch_size": 16, "stride": 16, "features": 4, "latent_dim": 8},
+        ],
+        "prior_weight": 0.5,
+        "prior_channel": 0,
+        "steps": [{"_target_": "medanomaly.patches.EdgeWeight", "width_mm": 4.0, "spacing": "@spacing"}],
+    },
     "ganomaly": {"variant": "K", "critic": "wgan-gp", "unit_code": True, "score": "residual"},
     "one_class_svm": {"nu": 0.1, "max_samples": 12},
     "progressive_ganomaly": {
@@ -34,16 +43,25 @@ OWN_SETTINGS = {
         "unit_code": False,
         "score": "modified",
     },
+    "synthetic_anomalies": {"features": 16, "radius": [2.0, 8.0], "contrast": [0.2, 1.0], "jitter": 0.0},
 }
 # where a bundle's own defaults would train for minutes
 FAST = {
     "autoencoder": {"features": 8, "latent_dim": 16},
     "denoising_autoencoder": {"features": 8},
     "foreign_patch_interpolation": {"features": 8},
+    "fusion": {
+        "members": [
+            {"detector": "denoising_autoencoder", "features": 8},
+            {"detector": "synthetic_anomalies", "features": 8},
+        ]
+    },
     "progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64},
+    "synthetic_anomalies": {"features": 8},
 }
 FITTED = {"one_class_svm"}  # at once: no epochs to go on from, no losses to log
-SIGNED = {"autoencoder", "denoising_autoencoder"}  # whose ``sign`` may differ between training and scoring
+RESIDUAL = {"autoencoder", "denoising_autoencoder"}  # whose score is what is brighter plus what is darker
+SIGNED = RESIDUAL | {"fusion", "synthetic_anomalies"}  # whose ``sign`` may differ between training and scoring
 
 
 def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
@@ -221,11 +239,42 @@ def test_a_sign_is_chosen_when_scans_are_scored(configs: Path, trained: Path, co
         assert np.abs(percentile - display[brain]).mean() < 5, sign
         values[sign] = heatmap[brain]
         assert (output / "evaluation" / "metrics.json").exists()
-    np.testing.assert_allclose(values["bright"] + values["dark"], values["both"], rtol=1e-3, atol=1e-5)
+    if configs.parent.name in RESIDUAL:
+        np.testing.assert_allclose(values["bright"] + values["dark"], values["both"], rtol=1e-3, atol=1e-5)
     assert (values["bright"] > values["dark"]).any() and (values["bright"] < values["dark"]).any()
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow(configs, "inference", **settings, sign="up", output_dir=str(tmp_path / "up")).run()
     assert "sign is 'up': use one of both, bright, dark" in (plain_message(caught.value) or "")
+
+
+def test_steps_change_heatmaps_and_are_part_of_what_the_model_is(cohort: Path, tmp_path: Path) -> None:
+    configs, median = BUNDLES / "fusion" / "configs", [{"_target_": "medanomaly.patches.Median", "size": 3}]
+    heatmaps = []
+    for name, steps in (("with", median), ("without", [])):
+        root = str(tmp_path / name)
+        settings = {"bundle_root": root, "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3], "steps": steps}
+        workflow(configs, "train", **settings, max_epochs=1, patches_per_epoch=32, batch_size=16).run()
+        workflow(configs, "inference", **settings).run()
+        heatmaps.append(np.asarray(nib.load(tmp_path / name / "scores" / "test-0" / "test-0_heatmap.nii.gz").dataobj))
+        (calibration,) = {json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/*.json")}
+        assert calibration == ('["Median(size=3)"]' if steps else "[]")
+    smoothed, raw = heatmaps
+    np.testing.assert_array_equal(np.isfinite(smoothed), np.isfinite(raw))
+    assert np.abs(np.diff(smoothed, axis=0))[np.isfinite(np.diff(raw, axis=0))].mean() < 0.9 * np.nanmean(
+        np.abs(np.diff(raw, axis=0))
+    )
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow(configs, "inference", **{**settings, "steps": median}).run()
+    assert "steps = ['Median(size=3)']" in (plain_message(caught.value) or "")
+
+
+def test_the_example_of_the_fusion_works(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```json\n(.*?)```", (BUNDLES / "fusion" / "docs" / "README.md").read_text(), re.DOTALL)
+    settings = json.loads(f"{{{example}}}")
+    made = workflow(BUNDLES / "fusion" / "configs", "inference", bundle_root=str(tmp_path), **settings)
+    assert [member.in_channels for member in made.network_def.members] == [1, 2, 1]
+    assert made.network_def.signed and len(made.inferer.names) == 3
+    assert made.parser.get_parsed_content("settings")["prior_weight"] == 0.5
 
 
 def test_cases_are_prepared_once_for_all_runs(

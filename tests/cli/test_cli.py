@@ -16,7 +16,9 @@ import pytest
 from monai.bundle import verify_net_in_out
 
 from medanomaly import cli
+from medanomaly.evaluation import Calibration
 from medanomaly.experiments.bundles import copy_bundle, run_bundle
+from medanomaly.report import tables
 
 SMALL = ["--set", "patches_per_epoch=128", "--set", "batch_size=64", "--set", "spacing=[2,2,3]"]
 
@@ -265,6 +267,96 @@ def test_heatmaps_of_two_models_are_not_mixed(
     assert medanomaly("score", scan, "--model", model, *arguments) == 0
     assert medanomaly("score", scan, "--model", other, *arguments) == 1
     assert "holds heatmaps of the model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def signed_model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("signed") / "model"
+    arguments = ["train", "--datalist", cohort, "--output", root, "--bundle", "denoising_autoencoder", "--epochs", 1]
+    assert medanomaly(*arguments, *SMALL, "--set", "features=8", "--set", "patch_size=32", "--set", "stride=16") == 0
+    return root
+
+
+def test_a_sign_is_chosen_told_and_evaluated_with_its_own_calibration(
+    cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", "--datalist", cohort, "--model", signed_model]
+    heatmaps, thresholds = {}, {}
+    for sign, asked, words in (
+        ("both", [], None),
+        ("bright", ["--sign", "bright"], "scores: what is brighter than expected alone"),
+        ("dark", ["--sign", "dark"], "scores: what is darker than expected alone"),
+    ):
+        output = tmp_path / sign
+        capsys.readouterr()
+        assert medanomaly(*arguments, "--output", output, *asked) == 0
+        printed = capsys.readouterr().out
+        assert words in printed if words else "scores:" not in printed
+        assert json.loads((output / "run.json").read_text())["sign"] == sign
+        heatmaps[sign] = np.asarray(nib.load(output / "test-1" / "test-1_heatmap.nii.gz").dataobj)
+        assert medanomaly("evaluate", "--datalist", cohort, "--scores", output) == 0
+        metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
+        thresholds[sign] = metrics["detectors"][-1]["case_level"]["threshold"]
+        file = "calibration.json" if sign == "both" else f"calibration_{sign}.json"
+        assert thresholds[sign] == pytest.approx(Calibration.load(signed_model / "models" / file).case_threshold())
+    np.testing.assert_allclose(heatmaps["bright"] + heatmaps["dark"], heatmaps["both"], rtol=1e-3, atol=1e-5)
+    assert thresholds["dark"] != thresholds["both"]
+    assert medanomaly(*arguments, "--output", tmp_path / "bright", "--sign", "bright") == 0, "the same again"
+    assert medanomaly(*arguments, "--output", tmp_path / "bright") == 1
+    assert "holds heatmaps of the sign bright, and both was asked for" in capsys.readouterr().err
+
+
+def test_a_model_that_was_trained_for_a_sign_is_scored_by_it(cohort: Path, signed_model: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(signed_model, tmp_path / "model")
+    for name in ("train", "inference", "evaluate"):
+        file = root / "configs" / f"{name}.json"
+        file.write_text(file.read_text().replace('"sign": "both"', '"sign": "dark"'))
+    arguments = ["score", "--datalist", cohort, "--model", root]
+    for sign, asked in (("dark", []), ("both", ["--sign", "both"])):
+        assert medanomaly(*arguments, "--output", tmp_path / sign, *asked) == 0
+        assert json.loads((tmp_path / sign / "run.json").read_text())["sign"] == sign
+
+
+def test_scores_of_before_signs_count_as_both(
+    cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"model": str(signed_model.resolve()), "cases": []}))
+    arguments = ["score", "--datalist", cohort, "--model", signed_model, "--output", tmp_path]
+    assert medanomaly(*arguments, "--sign", "dark") == 1
+    assert "holds heatmaps of the sign both, and dark was asked for" in capsys.readouterr().err
+
+
+def test_a_sign_that_a_model_does_not_tell_is_refused(
+    cohort: Path, model: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", "--datalist", cohort, "--output", tmp_path]
+    assert medanomaly(*arguments, "--model", model, "--sign", "bright") == 1
+    assert "does not tell brighter from darker: leave out --sign" in capsys.readouterr().err
+    for either in (model, signed_model):
+        assert medanomaly(*arguments, "--model", either, "--sign", "up") == 1
+        assert "--sign is 'up': use one of both, bright, dark" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert medanomaly(*arguments, "--model", model, "--sign", "both") == 0, "what it does anyway"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ""),
+        ({"sign": "both", "prior_weight": 0.0, "steps": []}, ""),
+        ({"sign": "dark"}, "what is darker than expected alone"),
+        ({"prior_weight": 0.5, "prior_channel": 1}, "with an intensity prior (channel 1, weight 0.5)"),
+        ({"steps": ["Median(size=3)", "a"]}, "after Median(size=3), a"),
+        (
+            {"sign": "bright", "prior_weight": 1, "prior_channel": 0, "steps": ["Median(size=3)"]},
+            "what is brighter than expected alone, with an intensity prior (channel 0, weight 1), after Median(size=3)",
+        ),
+    ],
+)
+def test_the_summary_tells_sign_prior_and_steps(settings: dict, words: str) -> None:
+    assert tables.scored_in_words(settings) == words
+    caption = tables.score_table([], "1 normal case", words).caption
+    assert caption == "thresholds from 1 normal case" + (f"\nscores: {words}" if words else "")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(["--seed", 1], "another seed"), (["--set", "stride=8"], "settings")])

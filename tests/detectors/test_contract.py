@@ -14,10 +14,6 @@ from medanomaly.errors import ConfigError
 SIZE = 16
 SMALL = {"features": 4, "latent_dim": 8}
 TWO = ({"detector": "denoising_autoencoder", "features": 8}, {"detector": "synthetic_anomalies", "features": 8})
-OF_TWO_SIZES = (
-    {"detector": "ganomaly", **SMALL},
-    {"detector": "progressive_ganomaly", **SMALL, "features": (4, 4), "patch_size": 8},
-)
 
 # (name in DETECTORS, arguments): small networks, for what must hold of any weights
 ROWS = [
@@ -27,7 +23,6 @@ ROWS = [
     ("denoising_autoencoder", {"features": 8, "sign": "bright"}),
     ("foreign_patch_interpolation", {"features": 8}),
     ("fusion", {"members": TWO, "prior_weight": 0.5}),
-    ("fusion", {"members": OF_TWO_SIZES}),
     ("ganomaly", {"variant": "A", "critic": "bce", **SMALL}),
     ("ganomaly", {"variant": "K", "critic": "bce", **SMALL}),
     ("ganomaly", {"variant": "K", "critic": "wgan-gp", **SMALL}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_beyond_the_table_goes_on_as_an_exponential_tail():
     asked = [9.0, 9.5, 12.0, 20.0, 50.0, 1000.0]
     found = rarity(fusion, *asked)
     assert found == pytest.approx([(s - 1) / math.log(10) for s in asked], rel=0.1)
-    assert all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert all(a < b for a, b in pairwise(found))
     edge = float(fusion.quantiles[0, 0, -1])  # the scale goes on without a step
     below, at, above = rarity(fusion, edge - 1e-3, edge, edge + 1e-3)
     assert below < at == pytest.approx(3.0, abs=1e-5) and at < above < 3.01
@@ -143,6 +143,18 @@ def test_a_trained_member_scores_its_tiles_as_it_would_alone():
     torch.testing.assert_close(first, fusion.members[0](patches[:, 1:]))
     by_hand = stitched_by_hand(fusion.members[1], patches, [0, 1], 16, 8)
     torch.testing.assert_close(second, by_hand, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_score_does_not_depend_on_the_other_patches_of_its_batch():
+    members = DENOISING, SYNTHETIC | {"patch_size": 16}, {"detector": "patch_level", "patch_size": 8}
+    fusion, patches = make(*members, patch_size=32, prior_weight=0.5), noise(6, 1, 32)
+    fusion.fit_statistics([noise(20, 1, 32, seed=1)])
+    together = fusion(patches)
+    single = torch.cat([fusion(patch[None]) for patch in patches])
+    beside_others = fusion(torch.cat([100 * torch.rand_like(patches), patches]))[6:]
+    torch.testing.assert_close(single, together, rtol=0, atol=1e-5)
+    torch.testing.assert_close(beside_others, together, rtol=0, atol=1e-5)
 
 
 def alone(*members, batches, **arguments):

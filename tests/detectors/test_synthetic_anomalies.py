@@ -60,6 +60,16 @@ def test_the_class_of_a_voxel_is_the_sign_of_its_change_in_the_first_channel(cha
     assert torch.equal(target != NORMAL, changed & (normal != 0).any(dim=1))
 
 
+def test_a_blob_may_be_missing_in_every_channel_but_the_first():
+    detector = make(in_channels=3, patch_size=64, radius=(4.0, 10.0))
+    normal = textured(1000, 3, 64)
+    torch.manual_seed(1)
+    patches, target = detector.with_anomalies(normal)
+    with_blob = (target != NORMAL).flatten(1).any(dim=1)
+    missing = [float((patches == normal)[with_blob, c].flatten(1).all(1).float().mean()) for c in range(3)]
+    assert missing == pytest.approx([0, 0.25, 0.25], abs=0.05)
+
+
 def test_four_of_five_patches_have_a_blob():
     torch.manual_seed(0)
     detector = make(patch_size=64, radius=(4.0, 10.0))
@@ -77,7 +87,7 @@ def test_a_blob_is_about_as_large_as_its_radius_says():
         inside = (blob >= 0.5).flatten(1).sum(dim=1).double()
         middle = inside[(blob[:, :, :2] < 0.5).flatten(1).all(1)].median()  # not those that are cut off
         assert 0.4 < float((middle / torch.pi).sqrt()) / radius < 1.6
-        assert 0 <= float(blob.min()) and float(blob.max()) <= 1
+        assert float(blob.min()) >= 0 and float(blob.max()) <= 1
 
 
 @torch.no_grad()
@@ -134,6 +144,19 @@ def test_scores_in_bfloat16_are_single_precision_and_close():
         fast = detector(patches)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, detector(patches), rtol=0.05, atol=0.05)
+
+
+def test_training_in_bfloat16_shows_the_same_patches(monkeypatch):
+    seen = []
+    for amp in (False, True):
+        detector = make(patch_size=64)
+        draw = detector.with_anomalies
+        monkeypatch.setattr(detector, "with_anomalies", lambda normal, draw=draw: seen.append(draw(normal)) or seen[-1])
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            detector.training_step(textured(size=64), detector.optimizers())
+    (patches, target), (others, classes) = seen
+    assert torch.equal(patches, others) and torch.equal(target, classes)
 
 
 @pytest.mark.parametrize(("size", "spatial_dims"), [(16, 2), (48, 2), (64, 2), (16, 3)])

@@ -249,7 +249,7 @@ def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
 
     generator = torch.Generator().manual_seed(0)
     dataset = [{"image": torch.randn(1, 12, 12, 12, generator=generator), "brain": torch.ones(1, 12, 12, 12)}]
-    network = SimpleNamespace(sign="dark")
+    network = SimpleNamespace(sign="dark", signed=True)
     network.set_sign = lambda sign: setattr(network, "sign", sign)
     calibrate_signs(dataset, signed, network, tmp_path, held_out=False, settings={"stride": 4})
     assert network.sign == "dark"  # as it was
@@ -257,10 +257,13 @@ def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     assert [calibration_file(tmp_path, sign).name for sign in SIGNS] == files and SIGNS == base.SIGNS
     for sign in SIGNS:
-        expected = calibrate(dataset, signed, SimpleNamespace(sign=sign), False, {"stride": 4})
+        expected = calibrate(dataset, signed, SimpleNamespace(sign=sign), False, {"stride": 4, "sign": sign})
         assert Calibration.load(calibration_file(tmp_path, sign)) == expected
     with pytest.raises(ConfigError, match="sign is 'up': use one of both, bright, dark"):
         calibration_file(tmp_path, "up")
+    network.signed = False
+    calibrate_signs(dataset, signed, network, tmp_path / "unsigned")
+    assert [path.name for path in (tmp_path / "unsigned").iterdir()] == ["calibration.json"]
 
 
 @pytest.mark.parametrize(
