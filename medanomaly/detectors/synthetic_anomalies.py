@@ -19,7 +19,8 @@ from medanomaly.detectors.blocks import at_least_four, foreground, jittered, smo
 from medanomaly.errors import ConfigError
 
 NORMAL, BRIGHT, DARK = range(3)
-LEAST_CHANGE = 0.02  # of the normalised intensity: what changes less in every channel counts as normal
+SHARES = (0.8, 0.5, 0.5)  # of patches that get a first, a second and a third blob
+LEAST_CHANGE = 0.01  # mean over a blob, of the normalised intensity: what changes it less counts as normal
 
 
 class SyntheticAnomalies(Detector):
@@ -30,6 +31,13 @@ class SyntheticAnomalies(Detector):
         features: channels of the U-Net at full size.
         radius: least and most mean radius of a blob, in voxels; drawn on a logarithmic scale.
         contrast: least and most shift of the intensity, on the normalised scale; drawn on a logarithmic scale.
+        levels: least and most intensity of what is filled flat.
+        texture: most standard deviation of the texture of a filling, about.
+        voxels_of_scan: side of a voxel of the scan, in voxels of the patch, where scans were resampled to a finer grid:
+            anomalies are blurred as much, or the network would find what is sharper than any scan.
+        fineness: if given, the network also sees the differences of voxels to their neighbours, bounded by this much:
+            fine texture is lost beside strong edges. It finds what is smoother or rougher than tissue, which made
+            anomalies often are, and lesions of a real scan need not be.
         jitter: see :class:`DenoisingAutoencoder`.
         learning_rate: of AdamW.
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
@@ -48,18 +56,24 @@ class SyntheticAnomalies(Detector):
         features: int = 16,
         radius: tuple[float, float] = (1.2, 20.0),
         contrast: tuple[float, float] = (0.08, 1.2),
+        levels: tuple[float, float] = (-0.4, 1.8),
+        texture: float = 0.15,
+        voxels_of_scan: int = 1,
+        fineness: float | None = None,
         jitter: float = 0.1,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         sign: str = "both",
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         for name, bounds in {"radius": radius, "contrast": contrast}.items():
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
-        self.radius, self.contrast, self.jitter = tuple(radius), tuple(contrast), jitter
+        self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
+        self.texture, self.jitter = texture, jitter
         self.learning_rate = learning_rate
         self.set_sign(sign)
-        self.network = unet(in_channels, 3, patch_size, spatial_dims, features)
+        self.voxels_of_scan, self.fineness = voxels_of_scan, fineness
+        self.network = unet(in_channels * (1 if fineness is None else 2), 3, patch_size, spatial_dims, features)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)}
@@ -79,19 +93,40 @@ class SyntheticAnomalies(Detector):
     def _loss(self, normal: Tensor) -> Tensor:
         with torch.autocast(normal.device.type, enabled=False):  # in bfloat16, places are rounded to a quarter voxel
             patches, target = self.with_anomalies(normal)
-        return F.cross_entropy(self.network(patches).float(), target)
+        return F.cross_entropy(self._logits(patches), target)
+
+    def _logits(self, patches: Tensor) -> Tensor:
+        """Of the three classes: (B, 3, H, W[, D])."""
+        if self.fineness is not None:
+            if self.spatial_dims == 2:
+                around = F.avg_pool2d(patches, 3, stride=1, padding=1, count_include_pad=False)
+            else:
+                around = F.avg_pool3d(patches, 3, stride=1, padding=1, count_include_pad=False)
+            patches = torch.cat([patches, torch.tanh((patches - around) / self.fineness)], dim=1)
+        logits: Tensor = self.network(patches)
+        return logits.float()
 
     @torch.no_grad()
     def with_anomalies(self, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Normal patches (B, C, H, W[, D]) with blobs in four of five, and the class of each voxel (B, H, W[, D])."""
+        """Normal patches (B, C, H, W[, D]) with up to three blobs each, and the class of each voxel (B, H, W[, D])."""
         inside = foreground(normal)
-        one, two = (self._blob(normal, share) for share in (0.8, 0.3))
-        blob = torch.maximum(one, two) * inside
-        patches = normal + blob * (self._filling(normal, blob) - normal)
-        change = patches - normal
-        there = (blob >= 0.5) & (change.abs().amax(dim=1, keepdim=True) > LEAST_CHANGE)
-        target = torch.where(there, torch.where(change[:, :1] >= 0, BRIGHT, DARK), NORMAL)
+        patches, anomalous = normal, torch.zeros_like(inside)
+        over = tuple(range(1, normal.ndim))
+        for share in SHARES:
+            blob = self._blob(normal, share) * inside
+            patches = patches + self._as_scanned(blob * (self._filling(patches, blob) - patches)) * inside
+            core, change = blob >= 0.5, patches - normal
+            mean_change = (change.abs() * core).sum(over, keepdim=True) / core.sum(over, keepdim=True).clamp(min=1)
+            anomalous |= core & (mean_change > LEAST_CHANGE)
+        target = torch.where(anomalous, torch.where((patches - normal)[:, :1] >= 0, BRIGHT, DARK), NORMAL)
         return patches, target[:, 0]
+
+    def _as_scanned(self, change: Tensor) -> Tensor:
+        """A change (B, C, H, W[, D]) as it would be if made on the scan's coarser grid, and resampled linearly."""
+        if self.voxels_of_scan == 1:
+            return change
+        pool, mode = (F.avg_pool2d, "bilinear") if self.spatial_dims == 2 else (F.avg_pool3d, "trilinear")
+        return F.interpolate(pool(change, self.voxels_of_scan), size=change.shape[2:], mode=mode, align_corners=False)
 
     def _blob(self, patches: Tensor, share: float) -> Tensor:
         """A lumpy ellipsoid with a soft border in this share of the patches: (B, 1, H, W[, D]), 0 to 1."""
@@ -117,8 +152,12 @@ class SyntheticAnomalies(Detector):
         over = tuple(range(2, normal.ndim))
         level = (normal * blob).sum(over, keepdim=True) / blob.sum(over, keepdim=True).clamp(min=1e-6)
         shift = _log_uniform(each, self.contrast, device) * torch.where(torch.rand(each, device=device) < 0.5, -1, 1)
-        texture = 0.15 * torch.rand(each, device=device) * smooth_noise(normal, self.patch_size // 2)
-        flat = (torch.rand(each, device=device) * 2.2 - 0.4).expand_as(normal)
+        texture = self.texture * torch.rand(each, device=device) * smooth_noise(normal, self.patch_size // 2)
+        lowest, highest = self.levels
+        any_level = lowest + (highest - lowest) * torch.rand(each, device=device)
+        place = torch.randint(normal[0, 0].numel(), (n, 1, 1), device=device).expand(n, channels, 1)
+        tissue_level = normal.flatten(2).gather(2, place).view(each)  # that of a voxel of the patch
+        flat = torch.where(torch.rand(one, device=device) < 0.5, any_level, tissue_level).expand_as(normal)
         share = torch.rand(one, device=device) * 0.7 + 0.3
         foreign = share * normal.roll(1, 0) + (1 - share) * normal  # of the patch before it in the batch
         kind = torch.randint(4, one, device=device)
@@ -131,7 +170,7 @@ class SyntheticAnomalies(Detector):
         return filling
 
     def forward(self, patches: Tensor) -> Tensor:
-        logits: Tensor = self.network(at_least_four(patches))[: patches.shape[0]].float()
+        logits = self._logits(at_least_four(patches))[: patches.shape[0]]
         if self.sign == "both":
             return torch.logsumexp(logits[:, 1:], dim=1, keepdim=True) - logits[:, :1]
         wanted, other = (1, 2) if self.sign == "bright" else (2, 1)

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd, Spacingd
 from numpy.typing import NDArray
 from skimage.filters import threshold_multiotsu
@@ -17,6 +18,7 @@ import medanomaly
 from medanomaly.data import LoadCased, make_demo_cohort, read_datalist
 from medanomaly.data.datalist import SECTIONS
 from medanomaly.data.demo_cohort import CONTRASTS
+from medanomaly.data.lesion_factory import LesionFactory
 from medanomaly.errors import InputError
 from medanomaly.preprocessing.brain_mask import BrainMaskd
 
@@ -68,7 +70,9 @@ def _made_heads(folder: Path, n_volumes: int) -> Cohort:
     }
 
 
-def prepare_heads(spacing: Sequence[float], white_matter: float, margin: int) -> Compose:
+def prepare_heads(
+    spacing: Sequence[float], white_matter: float, margin: int, lesions: MapTransform | None = None
+) -> Compose:
     """Paths of a case to ``image`` and ``brain`` (1, H, W, D): RAS, at ``spacing``, the white matter at its level.
 
     The volume is cut to the brain. See :class:`WhiteMatterToLeveld` for what it adds to the case.
@@ -77,14 +81,18 @@ def prepare_heads(spacing: Sequence[float], white_matter: float, margin: int) ->
         spacing: voxel size in mm.
         white_matter: level of the white matter.
         margin: voxels kept around the brain in axial slices: the side of a patch, so that none is lost.
+        lesions: puts lesions into the head, on the grid of the scan: put in later, they would lack the blur of
+            resampling, and a detector would find that. It gives ``label``, which is resampled, too.
     """
-    keys = ("image", "brain")
+    brain, keys = ("image", "brain"), ("image", "brain", *(() if lesions is None else ("label",)))
+    modes = ("bilinear", "nearest", "nearest")[: len(keys)]
     return Compose(
         [
             LoadCased(1),
             BrainMaskd("given"),
-            Orientationd(keys, axcodes="RAS", labels=None),
-            Spacingd(keys, pixdim=tuple(spacing), mode=("bilinear", "nearest"), dtype=np.float32),
+            Orientationd(brain, axcodes="RAS", labels=None),
+            *(() if lesions is None else (lesions,)),
+            Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32),
             CropForegroundd(keys, source_key="brain", margin=(margin, margin, 0), allow_smaller=True),
             WhiteMatterToLeveld(white_matter),
         ]
@@ -109,6 +117,29 @@ def tissue_thresholds(values: NDArray[np.floating[Any]], file: str = "the image"
             f"the brain in {file} has no three tissues ({error}): are it and its brain mask those of a T1?"
         ) from error
     return thresholds
+
+
+class MadeLesionsd(MapTransform):
+    """Puts made lesions into ``image`` and adds ``label`` (1, H, W, D): 1 where brighter, -1 where darker, else 0.
+
+    Args:
+        factory: what makes them.
+        seed: of the lesions, with the case's id.
+    """
+
+    def __init__(self, factory: LesionFactory, seed: int = 0) -> None:
+        super().__init__(keys="image")
+        self.factory, self.seed = factory, seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        image, brain = (np.asarray(case[key].as_tensor()) for key in ("image", "brain"))
+        spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
+        rng = np.random.default_rng([self.seed, *str(case["case"]).encode()])
+        made, where = self.factory(image, brain[0] > 0, spacing.tolist(), rng)
+        case["image"] = MetaTensor(torch.from_numpy(made), meta=case["image"].meta)
+        case["label"] = MetaTensor(torch.from_numpy(where[None].astype(np.float32)), meta=case["brain"].meta)
+        return case
 
 
 class WhiteMatterToLeveld(MapTransform):

@@ -147,7 +147,7 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         "ssim": ssim,
         "intensity": {str(value): measure_disk(heads, s["diameter_mm"], value) for value in s["intensities"]},
         "size_mm": {str(value): measure_disk(heads, value, 1.0) for value in s["sizes_mm"]},
-        "made_lesions": measure_made_lesions(score, cases, s["made_lesions"], data_root) if score else None,
+        "made_lesions": measure_made_lesions(score, cohort["test"], s, data_root) if score else None,
         "control": [head.control() for head in heads],
         "n_volumes": len(heads),
         "heads": [

@@ -17,7 +17,7 @@ from medanomaly.detectors import Detector
 from medanomaly.evaluation import bootstrap_over_cases, roc_curve, voxel_metrics
 from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.slab_scores import SlabScores
-from medanomaly.experiments.toy_heads import TISSUES
+from medanomaly.experiments.toy_heads import TISSUES, MadeLesionsd, prepare_heads
 from medanomaly.patches import PatchSampler
 from medanomaly.patches.layout import channels_last, plain
 
@@ -124,19 +124,22 @@ def measure_made_lesions(
 
     Args:
         score: ``score(volume, mask=brain)``, each (1, C, H, W, D).
-        settings: ``per_head`` lesions, and ``contrast``, least and most, in standard deviations of the tissue.
+        cases: of a cohort: paths.
+        settings: of the run; ``made_lesions`` has ``per_head`` lesions, and ``contrast``, least and most, in standard
+            deviations of the tissue.
     """
     masks = sorted((data_root.parent / "open_ms" / "lesion_masks").glob("*.nii*")) if data_root is not None else []
     shapes = shapes_from_masks(masks) if masks else made_shapes(100, np.random.default_rng(PLACES_SEED))
-    factory = LesionFactory(shapes, n_lesions=settings["per_head"], contrast=tuple(settings["contrast"]))
+    kind = settings["made_lesions"]
+    factory = LesionFactory(shapes, n_lesions=kind["per_head"], contrast=tuple(kind["contrast"]))
+    prepare = prepare_heads(settings["spacing"], settings["white_matter"], 64, MadeLesionsd(factory, PLACES_SEED))
     scores, signs = [], []
-    for number, case in enumerate(cases):
-        image, brain = plain(case["image"]).numpy(), plain(case["brain"])[0].numpy() > 0
-        spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
-        made, where = factory(image, brain, spacing, np.random.default_rng([PLACES_SEED, 1, number]))
-        heatmap = score(torch.from_numpy(made)[None], mask=torch.from_numpy(brain)[None, None])[0, 0].numpy()
-        scores.append(heatmap[brain])
-        signs.append(where[brain])
+    for case in cases:
+        made: Any = prepare(case)
+        image, brain, where = (plain(made[key]) for key in ("image", "brain", "label"))
+        inside = brain[0].numpy() > 0
+        scores.append(score(image[None], mask=brain[None])[0, 0].numpy()[inside])
+        signs.append(where[0].numpy()[inside])
     pooled, sign = np.concatenate(scores), np.concatenate(signs)
     ranking = voxel_metrics(pooled, sign != 0)
     intervals = bootstrap_over_cases(scores, [s != 0 for s in signs], REPLICATES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medanomaly.detectors import SyntheticAnomalies
-from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL
+from medanomaly.detectors import SyntheticAnomalies, synthetic_anomalies
+from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL, SHARES
 from medanomaly.errors import ConfigError
 
 
@@ -34,7 +34,8 @@ def with_anomalies(channels, spatial_dims, monkeypatch, n=100):
     monkeypatch.setattr(detector, "_blob", lambda *arguments: blobs.append(draw(*arguments)) or blobs[-1])
     torch.manual_seed(1)
     patches, target = detector.with_anomalies(normal)
-    return normal, patches, target, torch.maximum(*blobs)
+    assert len(blobs) == len(SHARES)
+    return normal, patches, target, torch.stack(blobs).amax(dim=0)
 
 
 @SETTINGS
@@ -52,15 +53,24 @@ def test_patches_change_within_blobs_and_background_stays(channels, spatial_dims
 def test_the_class_of_a_voxel_is_the_sign_of_its_change_in_the_first_channel(channels, spatial_dims, monkeypatch):
     normal, patches, target, blob = with_anomalies(channels, spatial_dims, monkeypatch)
     change = patches - normal
-    first, most = change[:, 0], change.abs().amax(dim=1)
+    first = change[:, 0]
     assert {NORMAL, BRIGHT, DARK} == set(target.unique().tolist())
     assert (first[target == BRIGHT] >= 0).all() and (first[target == DARK] < 0).all()
-    assert (target[most <= LEAST_CHANGE] == NORMAL).all()
-    changed = (blob[:, 0] >= 0.5) & (most > LEAST_CHANGE)
-    assert torch.equal(target != NORMAL, changed & (normal != 0).any(dim=1))
+    assert torch.equal(target != NORMAL, (blob[:, 0] >= 0.5) & (normal != 0).any(dim=1)), "the whole of every blob"
 
 
-def test_a_blob_may_be_missing_in_every_channel_but_the_first():
+def test_a_blob_that_changes_next_to_nothing_is_normal(monkeypatch):
+    detector, normal = make(), textured(20, 1, 16, 2)
+    for change, expected in ((0.9 * LEAST_CHANGE, False), (1.1 * LEAST_CHANGE, True)):
+        monkeypatch.setattr(
+            detector, "_blob", lambda patches, share: torch.full_like(patches, float(share == SHARES[0]))
+        )
+        monkeypatch.setattr(detector, "_filling", lambda patches, blob, change=change: patches + change)
+        assert bool((detector.with_anomalies(normal)[1] != NORMAL).any()) == expected
+
+
+def test_a_blob_may_be_missing_in_every_channel_but_the_first(monkeypatch):
+    monkeypatch.setattr(synthetic_anomalies, "SHARES", (1.0,))
     detector = make(in_channels=3, patch_size=64, radius=(4.0, 10.0))
     normal = textured(1000, 3, 64)
     torch.manual_seed(1)
@@ -70,14 +80,14 @@ def test_a_blob_may_be_missing_in_every_channel_but_the_first():
     assert missing == pytest.approx([0, 0.25, 0.25], abs=0.05)
 
 
-def test_four_of_five_patches_have_a_blob():
+def test_blobs_are_in_as_many_patches_as_the_shares_say():
     torch.manual_seed(0)
     detector = make(patch_size=64, radius=(4.0, 10.0))
-    blobs = [detector._blob(torch.ones(1000, 1, 64, 64), share) for share in (0.8, 0.3)]
+    blobs = [detector._blob(torch.ones(1000, 1, 64, 64), share) for share in SHARES]
     shares = [(blob.flatten(1).amax(dim=1) > 0).float().mean() for blob in blobs]
-    assert [float(share) for share in shares] == pytest.approx([0.8, 0.3], abs=0.05)
+    assert [float(share) for share in shares] == pytest.approx(SHARES, abs=0.05)
     _, target = detector.with_anomalies(0.5 + 0.1 * torch.rand(1000, 1, 64, 64))
-    assert float((target != NORMAL).flatten(1).any(dim=1).float().mean()) == pytest.approx(0.8, abs=0.08)
+    assert float((target != NORMAL).flatten(1).any(dim=1).float().mean()) == pytest.approx(0.95, abs=0.05)
 
 
 def test_a_blob_is_about_as_large_as_its_radius_says():
