@@ -35,9 +35,8 @@ class SyntheticAnomalies(Detector):
         texture: most standard deviation of the texture of a filling, about.
         voxels_of_scan: side of a voxel of the scan, in voxels of the patch, where scans were resampled to a finer grid:
             anomalies are blurred as much, or the network would find what is sharper than any scan.
-        fineness: if given, the network also sees the differences of voxels to their neighbours, bounded by this much:
-            fine texture is lost beside strong edges. It finds what is smoother or rougher than tissue, which made
-            anomalies often are, and lesions of a real scan need not be.
+        fineness: if given, the network also sees the differences of voxels to the means of 3 and of 9 voxels a side
+            around, bounded by this much: small differences are lost beside strong edges.
         jitter: see :class:`DenoisingAutoencoder`.
         learning_rate: of AdamW.
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
@@ -73,7 +72,7 @@ class SyntheticAnomalies(Detector):
         self.learning_rate = learning_rate
         self.set_sign(sign)
         self.voxels_of_scan, self.fineness = voxels_of_scan, fineness
-        self.network = unet(in_channels * (1 if fineness is None else 2), 3, patch_size, spatial_dims, features)
+        self.network = unet(in_channels * (1 if fineness is None else 3), 3, patch_size, spatial_dims, features)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)}
@@ -98,11 +97,14 @@ class SyntheticAnomalies(Detector):
     def _logits(self, patches: Tensor) -> Tensor:
         """Of the three classes: (B, 3, H, W[, D])."""
         if self.fineness is not None:
-            if self.spatial_dims == 2:
-                around = F.avg_pool2d(patches, 3, stride=1, padding=1, count_include_pad=False)
-            else:
-                around = F.avg_pool3d(patches, 3, stride=1, padding=1, count_include_pad=False)
-            patches = torch.cat([patches, torch.tanh((patches - around) / self.fineness)], dim=1)
+            seen = [patches]
+            for window in (3, 9):
+                if self.spatial_dims == 2:
+                    around = F.avg_pool2d(patches, window, stride=1, padding=window // 2, count_include_pad=False)
+                else:
+                    around = F.avg_pool3d(patches, window, stride=1, padding=window // 2, count_include_pad=False)
+                seen.append(torch.tanh((patches - around) / self.fineness))
+            patches = torch.cat(seen, dim=1)
         logits: Tensor = self.network(patches)
         return logits.float()
 

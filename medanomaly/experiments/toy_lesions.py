@@ -77,7 +77,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # Of the detectors that score voxels, and of the baselines that they are held against
 VOXELS: dict[str, Any] = {"n_volumes": 8, "made_lesions": {"per_head": 8, "contrast": [1.0, 3.0]}}
 VOXEL_TRAINING: dict[str, Any] = {"validation_patches": 384, "ssim_patches": 500, "scoring_batch_size": 16}
-
+# The scale differs from that of other experiments: white matter is 0.45, and not about 1.
+T1_ANOMALIES: dict[str, Any] = {"contrast": [0.02, 0.6], "levels": [0.0, 1.1], "jitter": 0.03}
+AS_SCANNED: dict[str, Any] = {**T1_ANOMALIES, "texture": 0.08, "voxels_of_scan": 2}  # scans of 2 mm, worked on at 1 mm
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "denoising-autoencoder": {"noise_std": 0.08, "jitter": 0.03},
+    "synthetic-anomalies": AS_SCANNED,
+    "fusion": {
+        "members": [
+            {"detector": "synthetic_anomalies", **AS_SCANNED},
+            {"detector": "synthetic_anomalies", **T1_ANOMALIES, "texture": 0.05, "fineness": 0.03},
+        ]
+    },
+}
 REDUCED: dict[str, Any] = {
     "n_volumes": 2,
     "intensities": COMMON["intensities"][1::2],
@@ -102,7 +114,8 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
             planned.append(Run(detector, "voxel", seeds[0], voxels))
             continue
         if detector in VOXEL_DETECTORS:
-            ways = voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING)
+            own = {"arguments": ARGUMENTS[detector]} if detector in ARGUMENTS else {}
+            ways = voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING, **own)
             planned += [run for run in ways if run.setting == "both"]  # disks and lesions are bright and dark
             continue
         for setting, of_size in SIZES.items():

@@ -34,11 +34,11 @@ COMMON: dict[str, Any] = {
 REDUCED: dict[str, Any] = {"max_epochs": 1, "patches_per_epoch": 320}
 # the detectors, each with how long it is trained and its arguments; what is not here is the detector's default
 SETTINGS: dict[str, dict[str, Any]] = {
-    "autoencoder-spatial": {"max_epochs": 8, "arguments": {"learning_rate": 1e-3}},
-    "autoencoder-dense": {"max_epochs": 8, "arguments": {"learning_rate": 1e-3}},
-    "foreign-patch-interpolation": {"max_epochs": 8, "arguments": {}},
-    "denoising-autoencoder": {"max_epochs": 8, "arguments": {}},
-    "synthetic-anomalies": {"max_epochs": 18, "arguments": {}},
+    "autoencoder-spatial": {"max_epochs": 5, "arguments": {"learning_rate": 1e-3}},
+    "autoencoder-dense": {"max_epochs": 5, "arguments": {"learning_rate": 1e-3}},
+    "foreign-patch-interpolation": {"max_epochs": 5, "arguments": {}},
+    "denoising-autoencoder": {"max_epochs": 5, "arguments": {}},
+    "synthetic-anomalies": {"max_epochs": 10, "arguments": {}},
     "fusion": {"max_epochs": 18, "arguments": {}},
 }
 VOXEL_DETECTORS = tuple(SETTINGS)

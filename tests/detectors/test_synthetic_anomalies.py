@@ -193,3 +193,25 @@ def test_shapes_and_export(size, spatial_dims):
 def test_settings_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SyntheticAnomalies(**arguments)
+
+
+def test_anomalies_are_blurred_as_a_scan_of_larger_voxels_is():
+    detector, change = make(voxels_of_scan=2), torch.zeros(1, 1, 16, 16)
+    assert torch.equal(make()._as_scanned(change + 1), change + 1)
+    change[..., 6:8, 8:10] = 1.0  # one voxel of the scan
+    blurred = detector._as_scanned(change)
+    assert float(blurred.sum()) == pytest.approx(4.0)
+    # linear interpolation between the centres of voxels of two: 3/4 of the voxel itself, 1/4 of its neighbour, each way
+    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    torch.testing.assert_close(blurred[0, 0, 5:9, 7:11], line[:, None] * line)
+
+
+def test_the_network_can_see_the_differences_of_voxels_to_their_neighbours():
+    detector, seen = make(fineness=0.05), []
+    detector.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    patches = textured(4, 1, 16, 2)
+    detector(patches)
+    assert torch.equal(seen[0][:, :1], patches)
+    for channel, reach in ((1, 1), (2, 4)):
+        around = patches[:, 0, 8 - reach : 9 + reach, 5 - reach : 6 + reach].mean(dim=(1, 2))
+        torch.testing.assert_close(seen[0][:, channel, 8, 5], torch.tanh((patches[:, 0, 8, 5] - around) / 0.05))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from medanomaly.data.lesion_factory import LesionFactory, made_shapes
 from medanomaly.detectors import Detector
 from medanomaly.errors import InputError
 from medanomaly.experiments import toy_heads, toy_lesions
@@ -158,3 +159,15 @@ def test_ssim_is_that_of_the_patches_and_their_reconstructions():
     assert found["own_range_mean"] == pytest.approx(own, abs=1e-5)
     assert (found["n_patches"], found["sd"]) == (3, pytest.approx(0, abs=1e-6))
     assert ssim_of_normals(Detector(patch_size=20), [case], settings) is None
+
+
+def test_made_lesions_are_put_into_the_grid_of_the_scan(done):
+    _, output = done
+    (case,) = toy_heads.healthy_heads(None, output / "runs" / "brightness_voxel_seed0", 1)["test"]
+    lesions = toy_heads.MadeLesionsd(LesionFactory(made_shapes(5, np.random.default_rng(0)), contrast=(3, 3)), seed=1)
+    plain, made = (toy_heads.prepare_heads((3.0, 3.0, 3.0), 0.45, 8, extra)(case) for extra in (None, lesions))
+    change, label = made["image"] - plain["image"], made["label"]
+    assert label.shape == change.shape and {-1, 1} >= set(label.unique().tolist()) - {0} and bool((label != 0).any())
+    assert float(change[label > 0].mean() if bool((label > 0).any()) else -change[label < 0].mean()) > 0.05
+    again = toy_heads.prepare_heads((3.0, 3.0, 3.0), 0.45, 8, lesions)(case)
+    assert torch.equal(made["image"], again["image"])
