@@ -114,7 +114,8 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
             planned.append(Run(detector, "voxel", seeds[0], voxels))
             continue
         if detector in VOXEL_DETECTORS:
-            own = {"arguments": ARGUMENTS[detector]} if detector in ARGUMENTS else {}
+            own: dict[str, Any] = {"arguments": ARGUMENTS[detector]} if detector in ARGUMENTS else {}
+            own |= {"max_epochs": 12} if detector == "fusion" and not reduced else {}
             ways = voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING, **own)
             planned += [run for run in ways if run.setting == "both"]  # disks and lesions are bright and dark
             continue

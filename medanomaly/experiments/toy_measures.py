@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -119,6 +120,9 @@ def measure_made_lesions(
 ) -> dict[str, Any]:
     """Lesions of :class:`LesionFactory`, bright and dark, in each head; figures of all heads' voxels pooled.
 
+    They are put into the grid of the scan ("scan"), and, for comparison, into the volume that was resampled from it
+    ("resampled"), where they are sharper than what the scanner could have seen.
+
     The shapes are those of real lesions, of ``../open_ms/lesion_masks`` beside ``data_root``; without that folder they
     are made. The intervals (95 %) are a bootstrap over heads.
 
@@ -132,11 +136,20 @@ def measure_made_lesions(
     shapes = shapes_from_masks(masks) if masks else made_shapes(100, np.random.default_rng(PLACES_SEED))
     kind = settings["made_lesions"]
     factory = LesionFactory(shapes, n_lesions=kind["per_head"], contrast=tuple(kind["contrast"]))
-    prepare = prepare_heads(settings["spacing"], settings["white_matter"], 64, MadeLesionsd(factory, PLACES_SEED))
+    lesions, how = MadeLesionsd(factory, PLACES_SEED), (settings["spacing"], settings["white_matter"], 64)
+    versions = {"scan": prepare_heads(*how, lesions), "resampled": Compose([prepare_heads(*how), lesions])}
+    found = {name: _pooled(score, [prepare(case) for case in cases]) for name, prepare in versions.items()}
+    return {
+        **found,
+        "shapes": f"{len(shapes)} lesions of {len(masks)} masks" if masks else f"{len(shapes)} made shapes",
+    }
+
+
+def _pooled(score: Callable[..., Tensor], cases: Sequence[Any]) -> dict[str, Any]:
+    """Figures of heads with lesions."""
     scores, signs = [], []
     for case in cases:
-        made: Any = prepare(case)
-        image, brain, where = (plain(made[key]) for key in ("image", "brain", "label"))
+        image, brain, where = (plain(case[key]) for key in ("image", "brain", "label"))
         inside = brain[0].numpy() > 0
         scores.append(score(image[None], mask=brain[None])[0, 0].numpy()[inside])
         signs.append(where[0].numpy()[inside])
@@ -147,9 +160,11 @@ def measure_made_lesions(
         **{key: ranking[key] for key in ("auroc", "average_precision", "prevalence", "n_voxels")},
         "best_dice_oracle": ranking["best_dice"],
         "intervals": {key: intervals[key] for key in ("auroc", "average_precision")},
-        "auroc_bright": voxel_metrics(pooled[sign >= 0], sign[sign >= 0] > 0)["auroc"],
-        "auroc_dark": voxel_metrics(pooled[sign <= 0], sign[sign <= 0] < 0)["auroc"],
-        "shapes": f"{len(shapes)} lesions of {len(masks)} masks" if masks else f"{len(shapes)} made shapes",
+        **{
+            f"auroc_{name}": voxel_metrics(pooled[side * sign >= 0], side * sign[side * sign >= 0] > 0)["auroc"]
+            for name, side in (("bright", 1), ("dark", -1))
+            if (side * sign > 0).any()
+        },
     }
 
 

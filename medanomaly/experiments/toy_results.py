@@ -89,8 +89,11 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
             for test, unit in TESTS.items()
             for value, condition in metrics[test].items()
         },
-        "made lesions AUROC": made.get("auroc", np.nan),
-        "made lesions AP": made.get("average_precision", np.nan),
+        **{
+            f"made lesions ({grid} grid) {name}": made.get(grid, {}).get(key, np.nan)
+            for grid in ("scan", "resampled")
+            for name, key in (("AUROC", "auroc"), ("AP", "average_precision"))
+        },
         "sd of heads": float(
             np.mean([c["auroc"]["sd"] if c["auroc"]["sd"] is not None else np.nan for c in conditions])
         ),

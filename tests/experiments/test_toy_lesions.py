@@ -12,10 +12,10 @@ import torch
 from skimage.metrics import structural_similarity
 
 from medanomaly.data.lesion_factory import LesionFactory, made_shapes
-from medanomaly.detectors import Detector
+from medanomaly.detectors import Detector, IntensityBaseline
 from medanomaly.errors import InputError
 from medanomaly.experiments import toy_heads, toy_lesions
-from medanomaly.experiments.toy_measures import ssim_of_normals
+from medanomaly.experiments.toy_measures import measure_made_lesions, ssim_of_normals
 
 
 def test_the_plan_has_brightness_once_and_each_detector_with_both_patch_sizes_and_each_seed():
@@ -171,3 +171,18 @@ def test_made_lesions_are_put_into_the_grid_of_the_scan(done):
     assert float(change[label > 0].mean() if bool((label > 0).any()) else -change[label < 0].mean()) > 0.05
     again = toy_heads.prepare_heads((3.0, 3.0, 3.0), 0.45, 8, lesions)(case)
     assert torch.equal(made["image"], again["image"])
+
+
+def test_a_baseline_is_measured_on_made_lesions_in_either_grid(done):
+    _, output = done
+    cases = toy_heads.healthy_heads(None, output / "runs" / "brightness_voxel_seed0", 1)["test"]
+    settings = {"spacing": [3.0, 3.0, 3.0], "white_matter": 0.45}
+    settings["made_lesions"] = {"per_head": 6, "contrast": [8.0, 9.0]}
+    found = measure_made_lesions(IntensityBaseline(spacing=settings["spacing"]), cases, settings, None)
+    assert found["shapes"] == "100 made shapes"
+    for grid in ("scan", "resampled"):
+        figures = found[grid]
+        assert 0 < figures["prevalence"] < 0.5 and 0 <= figures["auroc"] <= 1
+        assert figures.get("auroc_bright", 1) > 0.9 and figures.get("auroc_dark", 0) < 0.3, (
+            "brightness finds the bright"
+        )
