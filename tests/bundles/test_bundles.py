@@ -43,7 +43,16 @@ OWN_SETTINGS = {
         "unit_code": False,
         "score": "modified",
     },
-    "synthetic_anomalies": {"features": 16, "radius": [2.0, 8.0], "contrast": [0.2, 1.0], "jitter": 0.0},
+    "synthetic_anomalies": {
+        "features": 16,
+        "radius": [2.0, 8.0],
+        "contrast": [0.2, 1.0],
+        "levels": [0.0, 1.0],
+        "texture": 0.1,
+        "voxels_of_scan": 2,
+        "fineness": 0.1,
+        "jitter": 0.0,
+    },
 }
 # where a bundle's own defaults would train for minutes
 FAST = {
