@@ -162,7 +162,7 @@ class Fusion(Detector):
 
     def forward(self, patches: Tensor) -> Tensor:
         total, weight = torch.zeros_like(patches[:, :1]), 0.0
-        for number, scores in enumerate(self._member_maps(patches)):
+        for number, scores in enumerate(self._member_maps(patches, unweighted=False)):
             total = total + self.weights[number] * self._rarity(scores, number)
             weight += self.weights[number]
         if self.prior_weight > 0:
@@ -181,13 +181,16 @@ class Fusion(Detector):
         beyond = (scores - quantiles[-1]).clamp(min=0) / (self.tail[self.sign_index, number] * log(10))
         return self.step * (above - 1 + part) + beyond
 
-    def _member_maps(self, patches: Tensor) -> list[Tensor]:
-        """A score a voxel (B, 1, H, W[, D]) from each member."""
+    def _member_maps(self, patches: Tensor, unweighted: bool = True) -> list[Tensor]:
+        """A score a voxel (B, 1, H, W[, D]) from each member; 0 from those of weight 0, unless ``unweighted``."""
         maps: list[Tensor] = []
         for number, member in enumerate(self.members):
             size, stride = self.sizes[number], self.strides[number]
-            scores = member(self._tiles(patches, self.channels[number], size, stride))
-            maps.append(self._stitched(scores, size, stride, patches))
+            if unweighted or self.weights[number] > 0:
+                scores = member(self._tiles(patches, self.channels[number], size, stride))
+                maps.append(self._stitched(scores, size, stride, patches))
+            else:
+                maps.append(torch.zeros_like(patches[:, :1]))
         return maps
 
     def _tiles(self, patches: Tensor, channels: list[int], size: int, stride: int) -> Tensor:

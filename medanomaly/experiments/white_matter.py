@@ -14,7 +14,7 @@ fails, and choose nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,25 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from monai.transforms import Compose
-from numpy.typing import NDArray
-from torch import Tensor
 
 from medanomaly.data import heatmap_path
 from medanomaly.detectors import Detector, IntensityBaseline
-from medanomaly.errors import InputError
 from medanomaly.evaluation import Calibration, voxel_metrics
 from medanomaly.experiments import toy_lesions
 from medanomaly.experiments.benchmark import Run, grouped, make_detector, train_detector
+from medanomaly.experiments.open_ms import (
+    ALL_CHANNELS,
+    TEST_PATIENT,
+    TRAINING_PATIENT,
+    Mask,
+    Patient,
+    Score,
+    cut,
+    held_out_slices,
+)
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, scorer, training_folder, voxel_runs
 from medanomaly.experiments.white_matter_measures import SPACING, by_region, measure
 from medanomaly.patches import PatchSampler, PatchScoreInferer
-from medanomaly.patches.layout import plain
 from medanomaly.preprocessing import brain_mri, heatmap_to_scan, user_cache
 from medanomaly.report import case_figure, save_figure
 
@@ -44,7 +49,6 @@ BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-
 PATCH_DETECTORS = ("one-class-svm", "ganomaly-a", "ganomaly-k", "progressive-ganomaly")
 DETECTORS = (*BASELINES, *PATCH_DETECTORS, *VOXEL_DETECTORS)
 CHANNELS = {"flair": ["FLAIR"], "flair+t1": ["FLAIR", "T1"]}
-ALL_CHANNELS = ["FLAIR", "T1", "T2"]
 PLANES = ["axial", "coronal", "sagittal"]  # of the detectors that score voxels
 FUSION = [
     {"detector": "denoising_autoencoder"},
@@ -70,8 +74,6 @@ SETTINGS["progressive-ganomaly"] = {**SETTINGS["progressive-ganomaly"], "max_epo
 COMMON: dict[str, Any] = {"patches_per_epoch": 4_200, "amp": True, "stride": 4}
 REDUCED: dict[str, Any] = {"max_epochs": 1}  # and 16 px alone
 
-TRAINING_PATIENT, TEST_PATIENT = "patient07", "patient26"
-HELD_OUT_SHARE = 0.2  # of the training patient's brain, as of the paper's patches
 NORMALS_ABOVE = 0.005  # share of held-out normal voxels above the threshold
 
 # Paper 003, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K
@@ -91,9 +93,6 @@ COLUMNS = {
     "AUROC without edge": "evidence.auroc_without_edge",
     f"AUROC on {TRAINING_PATIENT} (development)": "development_auroc",
 }
-
-Mask = NDArray[np.bool_]
-Score = Callable[..., Tensor]  # score(volume, mask=brain[, exclude=lesions]), each (1, C, H, W, D)
 
 
 def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
@@ -193,49 +192,6 @@ def origin(detector: str) -> dict[str, str]:
     }
 
 
-class Patient:
-    """A patient in RAS: ``image`` (C, H, W, D), the first of its ``channels``; ``brain`` and ``lesions`` (H, W, D)."""
-
-    def __init__(self, name: str, data_root: Path | None, prepare: Compose, n_channels: int) -> None:
-        self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS[: max(n_channels, 2)]]
-        self.label = _file(data_root, name, "lesions")
-        self.case = prepare({"case": name, "image": self.scans, "label": self.label})
-        self.channels, brain, label = (plain(self.case[key]) for key in ("image", "brain", "label"))
-        self.image = self.channels[:n_channels]
-        self.brain: Mask = brain[0].numpy() > 0
-        self.lesions: Mask = (label[0].numpy() > 0) & self.brain
-
-    def part(self, slices: Mask) -> dict[str, Any]:
-        """The case as patches are drawn from it, with the brain of some axial slices (D,) alone."""
-        brain, label = (torch.from_numpy(mask[None]) for mask in (self.brain & slices, self.lesions))
-        return {"case": self.case["case"], "image": self.image, "brain": brain, "label": label}
-
-    def heatmap(self, score: Score, slices: Mask | None = None, skip_lesions: bool = False) -> NDArray[np.float32]:
-        """Scores (H, W, D), NaN where no patch lies; without patches that touch lesions if ``skip_lesions``."""
-        part = self.part(np.ones(self.brain.shape[2], bool) if slices is None else slices)
-        exclude = {"exclude": part["label"][None]} if skip_lesions else {}
-        return np.asarray(score(part["image"][None], mask=part["brain"][None], **exclude)[0, 0])
-
-
-def _file(data_root: Path | None, patient: str, kind: str) -> str:
-    file = Path(data_root or "") / patient / f"{kind}.nii.gz"
-    if data_root is None or not file.exists():
-        raise InputError(
-            f"there is no {file}: set --data-root to the folder of {TRAINING_PATIENT} and {TEST_PATIENT}, of the Open "
-            "MS data (see data_manifests/open_ms.json)."
-        )
-    return str(file)
-
-
-def held_out_slices(brain: Mask) -> Mask:
-    """Which axial slices (D,) of a brain (H, W, D) are held out: the uppermost, which hold a fifth of its voxels.
-
-    Both parts are cut there, so no patch of one holds a voxel of the other.
-    """
-    below = np.cumsum(brain.sum(axis=(0, 1))) / brain.sum()
-    return np.asarray((below > 1 - HELD_OUT_SHARE) & brain.any(axis=(0, 1)))
-
-
 def samplers(run: Run, patient: Patient, held_out: Mask) -> tuple[PatchSampler, PatchSampler]:
     """Patches without lesion: for training, mirrored at random, and from the held-out slices a quarter as many.
 
@@ -249,14 +205,6 @@ def samplers(run: Run, patient: Patient, held_out: Mask) -> tuple[PatchSampler, 
         PatchSampler([training], **common, patches_per_epoch=n, flip=True, seed=run.seed),
         PatchSampler([validation], **common, patches_per_epoch=n_validation, flip=False, seed=run.seed + 1),
     )
-
-
-def cut(part: dict[str, Any], slices: Mask) -> dict[str, Any]:
-    """A case without the axial slices outside the range of ``slices``: coronal and sagittal patches end there, too."""
-    first, last = np.flatnonzero(slices & part["brain"][0].any(dim=0).any(dim=0).numpy())[[0, -1]]
-    return {
-        key: value[..., first : last + 1] if isinstance(value, torch.Tensor) else value for key, value in part.items()
-    }
 
 
 def _train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector:

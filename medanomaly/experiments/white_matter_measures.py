@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from medanomaly.evaluation import bootstrap_over_cases, dice_at, roc_curve, voxel_metrics
-
-if TYPE_CHECKING:
-    from medanomaly.experiments.white_matter import Patient
+from medanomaly.experiments.open_ms import Patient
 
 SPACING = (1.0, 1.0, 1.0)  # mm, the MNI grid of the scans
 REPLICATES = 200
