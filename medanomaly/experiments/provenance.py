@@ -38,6 +38,7 @@ def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_ro
         f"Date: {dates[0] if dates[0] == dates[-1] else f'{dates[0]} to {dates[-1]}'}",
         f"Seeds: {', '.join(map(str, seeds))}",
         f"Machine: {'; '.join(machines)}",
+        *_origins(results),
         *_mixed_settings(results),
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
@@ -71,6 +72,19 @@ def current_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _origins(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For all detectors that share them: what they were trained on, and how their settings were chosen."""
+    detectors: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        named = detectors.setdefault((result["trained_on"], result["settings_chosen"]), [])
+        if result["detector"] not in named:
+            named.append(result["detector"])
+    return [
+        f"{', '.join(named)}: trained on {trained_on}; settings: {chosen}"
+        for (trained_on, chosen), named in detectors.items()
+    ]
 
 
 def _mixed_settings(results: Sequence[Mapping[str, Any]]) -> list[str]:

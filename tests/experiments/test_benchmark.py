@@ -88,6 +88,7 @@ def test_results_leaderboard_and_pictures(coins: Coins, tmp_path: Path, capsys: 
     assert "| flat | 0.150 ± 0.071 | 2 |" in text
     assert "--detectors flat,round --seeds 1,2 --data-root data" in text and "Seeds: 1, 2" in text
     assert "Beware" not in text
+    assert "- flat: trained on flat coins; settings: by a toss" in text
     assert (folder / "picture.txt").read_text() == "flat1 flat2 round1 round2"
     printed = capsys.readouterr().out
     assert "[1/4] flat_heads_seed2" in printed and "figure 0.200" in printed and "0.150 ± 0.071" in printed
