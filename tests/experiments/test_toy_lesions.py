@@ -127,6 +127,10 @@ def test_the_leaderboard_is_the_mean_over_seeds_of_the_mean_over_heads():
     assert row["SSIM sd"] == pytest.approx(0.1)
     assert row["intensities sd"] == pytest.approx(0.05)
     assert row["seeds"] == 3
+    low, high = map(float, row["intensities, 95 % over heads"].split(" to "))
+    heads = np.array([0.5, 0.7, 0.6, 0.7, 0.7, 0.7])
+    half = 1.96 * heads.std() / np.sqrt(len(heads))
+    assert (low, high) == pytest.approx((0.65 - half, 0.65 + half), abs=0.015)
     assert row["sd of heads"] == pytest.approx(np.mean([0.2, 0.1, 0.0]) / np.sqrt(2))
 
 
