@@ -90,7 +90,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         ]
     },
 }
-REDUCED: dict[str, Any] = {
+REDUCED: dict[str, Any] = {  # and 16 px alone
     "n_volumes": 2,
     "intensities": COMMON["intensities"][1::2],
     "sizes_mm": COMMON["sizes_mm"][1::2],
@@ -119,7 +119,7 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
             ways = voxel_runs(detector, seeds, ["T1"], ["axial"], reduced, **voxels, **VOXEL_TRAINING, **own)
             planned += [run for run in ways if run.setting == "both"]  # disks and lesions are bright and dark
             continue
-        for setting, of_size in SIZES.items():
+        for setting, of_size in list(SIZES.items())[: 1 if reduced else None]:
             settings = {**common, **TRAINING, **of_size, **SETTINGS[detector], **(REDUCED_TRAINING if reduced else {})}
             planned += [Run(detector, setting, seed, settings) for seed in seeds]
     return planned

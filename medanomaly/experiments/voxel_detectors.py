@@ -71,8 +71,10 @@ def voxel_runs(
     Args:
         more: further settings, or others than those above.
     """
-    signs = ("both",) if detector in UNSIGNED else ("both", "bright")
-    ways = WAYS if detector == "fusion" else {way: WAYS[way] for way in signs}
+    wanted = ["both"] if detector in UNSIGNED or reduced else ["both", "bright"]
+    if detector == "fusion":
+        wanted = ["both", "bright+prior-post"] if reduced else list(WAYS)
+    ways = {way: WAYS[way] for way in wanted}
     settings = {"channels": list(channels), "planes": list(planes), **COMMON, **SETTINGS[detector], **more}
     settings |= REDUCED if reduced else {}
     return [Run(detector, way, seed, {**settings, **how}) for way, how in ways.items() for seed in seeds]
