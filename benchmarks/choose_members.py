@@ -5,7 +5,7 @@
 Trains every candidate on the lesion-free tissue of the training patient of the white-matter experiment, puts made
 lesions (``medanomaly.data.lesion_factory``) into that patient, away from the real ones, and prints AUROC, average
 precision and best Dice of every candidate and of every fusion of two or three, with both signs and for bright lesions
-alone. The test patient is not read. About three minutes a candidate and epoch-thousand steps on two cores.
+alone. The test patient is not read.
 """
 
 from __future__ import annotations
