@@ -23,7 +23,7 @@ from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
 from medanomaly.detectors import Fusion, IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments import white_matter
-from medanomaly.experiments.benchmark import Run, make_detector, train_detector
+from medanomaly.experiments.benchmark import Run
 from medanomaly.experiments.voxel_detectors import COMMON, SETTINGS
 from medanomaly.patches import PatchScoreInferer
 from medanomaly.preprocessing import brain_mri, user_cache
@@ -50,14 +50,8 @@ def main() -> None:
     patient = white_matter.Patient(white_matter.TRAINING_PATIENT, given.data_root, prepare, len(channels))
     settings = {"channels": channels, "planes": white_matter.PLANES, **COMMON, **SETTINGS["fusion"]}
     settings |= {"max_epochs": given.epochs, "arguments": {"members": CANDIDATES}}
-    network = make_detector(
-        "fusion", 0, in_channels=len(channels), patch_size=settings["patch_size"], members=CANDIDATES
-    )
-    schedule = {key: settings[key] for key in ("max_epochs", "patience", "decay", "amp")}
-    samplers = white_matter.samplers(
-        Run("fusion", "both", 0, settings), patient, white_matter.held_out_slices(patient.brain)
-    )
-    fusion = train_detector(network, *samplers, given.folder, 0, **schedule)
+    run, held_out = Run("fusion", "both", 0, settings), white_matter.held_out_slices(patient.brain)
+    fusion = white_matter.train(run, patient, held_out, given.folder)
     assert isinstance(fusion, Fusion)
 
     factory = LesionFactory(shapes_from_masks(sorted((given.data_root / "lesion_masks").glob("*.nii*"))), LESIONS)

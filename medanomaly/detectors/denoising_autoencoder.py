@@ -69,8 +69,7 @@ class DenoisingAutoencoder(Detector):
 
     def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
         clean = jittered(batch, self.jitter)
-        noisy = clean + self.noise_std * smooth_noise(clean, self.n_cells) * foreground(clean)
-        loss = self._loss(noisy, clean)
+        loss = self._loss(clean)
         optimizers["network"].zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizers["network"].step()
@@ -79,11 +78,12 @@ class DenoisingAutoencoder(Detector):
     def validation_loss(self, batch: Tensor) -> Tensor:
         with torch.random.fork_rng(), torch.no_grad():  # the same noise each time
             torch.manual_seed(0)
-            return self._loss(batch + self.noise_std * smooth_noise(batch, self.n_cells) * foreground(batch), batch)
+            return self._loss(batch)
 
-    def _loss(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """Mean squared error over the foreground."""
+    def _loss(self, clean: Tensor) -> Tensor:
+        """Mean squared error over the foreground, of what is made of ``clean`` with noise."""
         inside = foreground(clean)
+        noisy = clean + self.noise_std * smooth_noise(clean, self.n_cells) * inside
         squared = torch.square(self.network(noisy).float() - clean) * inside
         return squared.sum() / (inside.sum() * self.in_channels).clamp(min=1)
 

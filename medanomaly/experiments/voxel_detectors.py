@@ -6,7 +6,6 @@ post-processing and without. Each way is a row of its own in the tables.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,9 +80,11 @@ def voxel_runs(
 
 
 def scorer(run: Run, network: Detector, spacing: Sequence[float]) -> Callable[..., Tensor]:
-    """``score(volume, mask=brain[, exclude=lesions])``, each (1, C, H, W, D), in the way of a run."""
+    """``score(volume, mask=brain[, exclude=lesions])``, each (1, C, H, W, D), in the way of a run.
+
+    ``network`` is set to that way: its sign and, if the run has one, its prior.
+    """
     s = run.settings
-    network = copy.deepcopy(network)
     network.set_sign(s["sign"])
     if "prior_weight" in s:
         network.prior_weight = s["prior_weight"]

@@ -6,8 +6,9 @@ patient07, and the heatmap of patient26 is held against its lesions, in the brai
 is hard to beat on FLAIR.
 
 There is one patient to train on, so what is held out comes from the same patient, but from other axial slices. Early
-stopping watches them, and the threshold comes from their lesion-free tissue. Nothing is tuned on patient26: the
-settings are those of the toy lesions. The figures by region (``evidence``) are there to find out why a detector
+stopping watches them, and the threshold comes from their lesion-free tissue; for detectors that score voxels, from all
+lesion-free tissue of that patient. Nothing is tuned on patient26: the settings are those of the toy lesions, or were
+chosen by made lesions. The figures by region (``evidence``) are there to find out why a detector
 fails, and choose nothing.
 """
 
@@ -141,11 +142,11 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         score = IntensityBaseline(BASELINES[run.detector], spacing=SPACING)
         normals = patient.heatmap(score, skip_lesions=True)  # brightness is ranked within the whole brain
     elif run.detector in VOXEL_DETECTORS:
-        score = scorer(run, _train(run, patient, held_out, training_folder(run, folder)), SPACING)
+        score = scorer(run, train(run, patient, held_out, training_folder(run, folder)), SPACING)
         normals = patient.heatmap(score, skip_lesions=True)
     else:
         inferer = PatchScoreInferer(run.settings["patch_size"], run.settings["stride"])
-        score = partial(inferer, network=_train(run, patient, held_out, folder))
+        score = partial(inferer, network=train(run, patient, held_out, folder))
         normals = patient.heatmap(score, held_out, skip_lesions=True)
     first, last = np.flatnonzero(held_out)[[0, -1]]
     where, source = held_out, f"in the axial slices {first} to {last} of {TRAINING_PATIENT}, held out of training"
@@ -207,7 +208,8 @@ def samplers(run: Run, patient: Patient, held_out: Mask) -> tuple[PatchSampler, 
     )
 
 
-def _train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector:
+def train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector:
+    """The detector of a run, trained on the lesion-free tissue of ``patient`` in ``folder``; on a GPU, if any."""
     s = run.settings
     shape = {"in_channels": len(s["channels"]), "patch_size": s["patch_size"]}
     network = make_detector(run.detector, run.seed, **shape, **s["arguments"])
