@@ -71,7 +71,7 @@ class DenoisingAutoencoder(Detector):
         clean = jittered(batch, self.jitter)
         loss = self._loss(clean)
         optimizers["network"].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizers["network"].step()
         return {"denoising": loss.detach()}
 

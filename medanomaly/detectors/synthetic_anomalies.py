@@ -80,7 +80,7 @@ class SyntheticAnomalies(Detector):
     def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
         loss = self._loss(jittered(batch, self.jitter))
         optimizers["network"].zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizers["network"].step()
         return {"segmentation": loss.detach()}
 

@@ -164,9 +164,12 @@ def pictures(results: Sequence[Result], output: Path) -> None:
 def _style(detector: str, setting: str) -> dict[str, Any]:
     """One colour a detector, one kind of line a patch size."""
     colours = {"brightness": "0.4", "ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
+    colours |= {"intensity": "0.1", "intensity-smoothed": "0.55", "intensity-equalised": "0.75"}
+    colours |= {"autoencoder-spatial": "C4", "autoencoder-dense": "C5", "foreign-patch-interpolation": "C6"}
+    colours |= {"denoising-autoencoder": "C8", "synthetic-anomalies": "C9", "fusion": "black"}
     return {
         "color": colours.get(detector, "C3"),
-        "linestyle": {"16px": "-", "32px": "--"}.get(setting, ":"),
+        "linestyle": {"16px": "-", "32px": "--", "both": "-."}.get(setting, ":"),
         "label": detector if setting == "voxel" else f"{detector}, {setting}",
     }
 

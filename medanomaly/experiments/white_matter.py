@@ -250,7 +250,10 @@ def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
         for number, row in enumerate(shown.to_dict("records")):
             key = (row["detector"], row["setting"])
             label = f"{', '.join(key)}: {row['AUROC']:.3f}"
-            style: dict[str, Any] = {"color": f"C{number}", "linestyle": ":" if row["detector"] in BASELINES else "-"}
+            style: dict[str, Any] = {
+                "color": f"C{number}",
+                "linestyle": ":" if row["detector"] in BASELINES else "-" if number < 10 else "--",
+            }
             style["linewidth"] = 3 if row["detector"] == "intensity" else 1.3  # it lies under the equalised one
             for curve in [r["metrics"]["roc"] for r in results if (r["detector"], r["setting"]) == key]:
                 axis.plot(curve["fpr"], curve["tpr"], label=label, **style)
