@@ -205,6 +205,10 @@ def benchmark(
     reduced: Annotated[
         bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")
     ] = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the runs, such as test_patient=patient31; repeatable."),
+    ] = None,
 ) -> None:
     """Train and test detectors on an experiment of a paper: a leaderboard, pictures, and a file for each run."""
     from medanomaly.errors import InputError
@@ -216,7 +220,7 @@ def benchmark(
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
     from medanomaly.experiments.benchmark import run_benchmark
 
-    folder = run_benchmark(name, names, numbers, data_root, output, reduced)
+    folder = run_benchmark(name, names, numbers, data_root, output, reduced, _settings(setting))
     print(
         f"\nResults are in {folder}: leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run."
     )

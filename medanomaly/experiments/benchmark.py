@@ -1,7 +1,7 @@
 """Benchmarks: the same detectors, trained and tested over and over, into result files, a leaderboard and pictures.
 
 Each experiment is a module with ``DETECTORS`` (the names that it knows, in the order of its table), ``runs``,
-``perform``, ``origin`` (for a detector, what it was trained on and how its settings were chosen), ``leaderboard`` and
+``perform``, ``origin`` (for a run, what it was trained on and how its settings were chosen), ``leaderboard`` and
 ``pictures``; see ``fashion_mnist.py``. In the table that ``leaderboard`` returns, a
 column "X sd" is the spread of the column "X", and is shown behind it. ``paper_table``, if there is one, gives a table
 in Markdown of our figures beside those of the paper.
@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -150,6 +150,7 @@ def run_benchmark(
     data_root: str | Path | None,
     output: str | Path,
     reduced: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make the runs of an experiment that are not yet made, and the leaderboard and pictures of all that are.
 
@@ -164,12 +165,13 @@ def run_benchmark(
         output: gets ``<experiment>/`` (``<experiment>-reduced/``) with ``results/``, ``runs/``, ``leaderboard.csv``,
             ``leaderboard.md`` and PNGs.
         reduced: the short version, to see that all works; its figures mean nothing.
+        settings: in place of the experiment's own, for runs that have them: ``{"test_patient": "patient31"}``.
 
     Returns:
         That folder.
 
     Raises:
-        InputError: for an unknown experiment or detector, an empty list, data that is not there, or results in
+        InputError: for an unknown experiment, detector or setting, an empty list, data that is not there, or results in
             ``output`` that were made with other settings.
     """
     experiment = _find_experiment(experiment_name)
@@ -180,7 +182,7 @@ def run_benchmark(
         raise InputError("there are no seeds: name at least one, such as --seeds 0.")
     data_root = None if data_root is None else Path(data_root)
     folder = Path(output) / (f"{experiment_name}-reduced" if reduced else experiment_name)
-    planned: list[Run] = experiment.runs(detectors, seeds, reduced)
+    planned = _changed(experiment.runs(detectors, seeds, reduced), settings or {})
     for run in planned:
         _check_settings(run, folder)
     commit = current_commit()  # of the code that runs, whatever happens to the files meanwhile
@@ -199,7 +201,8 @@ def run_benchmark(
             "setting": run.setting,
             "seed": run.seed,
             "settings": run.settings,
-            **experiment.origin(run.detector),
+            "changed_settings": {key: run.settings[key] for key in settings or {} if key in run.settings},
+            **experiment.origin(run),
             "commit": commit,
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "version": medanomaly.__version__,
@@ -226,6 +229,17 @@ def _check_names(experiment: str, detectors: Sequence[str], known: Sequence[str]
     for name in detectors:
         if name not in known:
             raise InputError(f"the benchmark {experiment} has no detector {name!r}; it has {', '.join(known)}.")
+
+
+def _changed(planned: Sequence[Run], settings: Mapping[str, Any]) -> list[Run]:
+    """The runs with other settings, where they have them."""
+    known = sorted({key for run in planned for key in run.settings})
+    for key in settings:
+        if key not in known:
+            raise InputError(f"these runs have no setting {key!r}; they have {', '.join(known)}.")
+    return [
+        replace(run, settings={key: settings.get(key, value) for key, value in run.settings.items()}) for run in planned
+    ]
 
 
 def _check_settings(run: Run, folder: Path) -> None:

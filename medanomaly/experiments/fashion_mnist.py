@@ -144,14 +144,14 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     }
 
 
-def origin(detector: str) -> dict[str, str]:
-    """What a detector was trained on and how its settings were chosen."""
-    if detector == "brightness":
+def origin(run: Run) -> dict[str, str]:
+    """What a run's detector was trained on and how its settings were chosen."""
+    if run.detector == "brightness":
         return {"trained_on": "nothing", "settings_chosen": "none to choose"}
     return {
         "trained_on": "the boots of the run's split that are for training",
         "settings_chosen": "on a split of its own; about a fifth of its images are test images with each seed"
-        if detector in ("ganomaly-a", "ganomaly-k", "progressive-ganomaly")
+        if run.detector in ("ganomaly-a", "ganomaly-k", "progressive-ganomaly")
         else "given beforehand",
     }
 

@@ -51,8 +51,8 @@ def _file(data_root: Path | None, patient: str, kind: str) -> str:
     file = Path(data_root or "") / patient / f"{kind}.nii.gz"
     if data_root is None or not file.exists():
         raise InputError(
-            f"there is no {file}: set --data-root to the folder of {TRAINING_PATIENT} and {TEST_PATIENT}, of the Open "
-            "MS data (see data_manifests/open_ms.json)."
+            f"there is no {file}: set --data-root to the folder of the patients of the Open MS data, {patient} among "
+            "them (see data_manifests/open_ms.json)."
         )
     return str(file)
 

@@ -19,11 +19,15 @@ def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_ro
     """The lines below the table: how, with what, when and where the figures were made."""
     first, folder_name = results[0], folder.name
     seeds = sorted({result["seed"] for result in results})
+    changed = {key: value for result in results for key, value in result.get("changed_settings", {}).items()}
     command = (
         f"medanomaly benchmark {first['experiment']} --detectors "
         + ",".join(dict.fromkeys(result["detector"] for result in results))
         + f" --seeds {','.join(map(str, seeds))}"
         + ("" if data_root is None else f" --data-root {data_root}")
+        + "".join(
+            f" --set {key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
+        )
         + f" --output {folder.parent}"
         + (" --reduced" if folder_name.endswith("-reduced") else "")
     )

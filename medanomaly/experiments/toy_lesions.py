@@ -178,13 +178,13 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     }
 
 
-def origin(detector: str) -> dict[str, str]:
-    """What a detector was trained on and how its settings were chosen."""
-    if detector in (BASELINE, *BASELINES):
+def origin(run: Run) -> dict[str, str]:
+    """What a run's detector was trained on and how its settings were chosen."""
+    if run.detector in (BASELINE, *BASELINES):
         return {"trained_on": "nothing", "settings_chosen": "none to choose"}
     return {
         "trained_on": "the training heads of the cohort (ixi_t1: 16, and 4 held out)",
-        "settings_chosen": CHOSEN if detector in VOXEL_DETECTORS else "by disks in two of the four held-out heads",
+        "settings_chosen": CHOSEN if run.detector in VOXEL_DETECTORS else "by disks in two of the four held-out heads",
     }
 
 

@@ -74,6 +74,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SETTINGS["progressive-ganomaly"] = {**SETTINGS["progressive-ganomaly"], "max_epochs": 8, "patience": 8}
 COMMON: dict[str, Any] = {"patches_per_epoch": 4_200, "amp": True, "stride": 4}
 REDUCED: dict[str, Any] = {"max_epochs": 1}  # and 16 px alone
+PATIENTS = {"training_patient": TRAINING_PATIENT, "test_patient": TEST_PATIENT}  # of every run
 
 NORMALS_ABOVE = 0.005  # share of held-out normal voxels above the threshold
 
@@ -92,7 +93,7 @@ COLUMNS = {
     "best Dice (oracle)": "best_dice_oracle",
     f"Dice at {100 * NORMALS_ABOVE:g} % of normals": "dice",
     "AUROC without edge": "evidence.auroc_without_edge",
-    f"AUROC on {TRAINING_PATIENT} (development)": "development_auroc",
+    "AUROC on the training patient (development)": "development_auroc",
 }
 
 
@@ -101,40 +102,41 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
     planned = []
     for detector in detectors:
         if detector in BASELINES:
-            planned.append(Run(detector, "flair", seeds[0], {"channels": CHANNELS["flair"]}))
+            planned.append(Run(detector, "flair", seeds[0], {"channels": CHANNELS["flair"], **PATIENTS}))
             continue
         if detector in VOXEL_DETECTORS:
             members = {"arguments": {"members": FUSION}} if detector == "fusion" else {}
-            planned += voxel_runs(detector, seeds, ALL_CHANNELS, PLANES, reduced, **members)
+            planned += voxel_runs(detector, seeds, ALL_CHANNELS, PLANES, reduced, **members, **PATIENTS)
             continue
         sizes = [16] if reduced or detector == "one-class-svm" else list(SIZES)
         for name, channels in CHANNELS.items():
             for size in sizes:
                 settings = {**COMMON, **SETTINGS[detector], **(REDUCED if reduced else {})}
-                settings = {"channels": channels, "patch_size": size, **settings}
+                settings = {"channels": channels, "patch_size": size, **settings, **PATIENTS}
                 planned += [Run(detector, f"{name}-{size}px", seed, settings) for seed in seeds]
     return planned
 
 
 def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
-    """Train on the lesion-free tissue of patient07, score patient26, and measure.
+    """Train on the lesion-free tissue of one patient, score another, and measure.
 
     Args:
-        run: one of :func:`runs`.
-        data_root: the folder of ``patient07`` and ``patient26``, each with ``{FLAIR,T1,lesions}.nii.gz``.
+        run: one of :func:`runs`; its settings name the patients, patient07 and patient26 unless told otherwise.
+        data_root: has a folder for each patient, with ``{FLAIR,T1,T2,lesions}.nii.gz``.
         folder: gets the training; ``patient26/patient26_heatmap.nii.gz``, raw scores on the grid of the scan, and
             ``..._display.nii.gz``, the percentage of held-out normal voxels that score lower; and ``patient26.png``.
 
     Returns:
         The figures of :func:`measure`; ``evidence``, see :func:`by_region`; and ``development_auroc``, on the lesions
-        of patient07, next to whose tissue the detector was trained (not of those that score voxels).
+        of the training patient, next to whose tissue the detector was trained (not of those that score voxels).
 
     Raises:
         InputError: if a scan is missing.
     """
     n_channels = len(run.settings["channels"])
     prepare = brain_mri(max(n_channels, 2), SPACING, "nonzero", cache_dir=user_cache())
-    patient, test_patient = (Patient(name, data_root, prepare, n_channels) for name in (TRAINING_PATIENT, TEST_PATIENT))
+    training_name, test_name = (str(run.settings[key]) for key in PATIENTS)
+    patient, test_patient = (Patient(name, data_root, prepare, n_channels) for name in (training_name, test_name))
     held_out = held_out_slices(patient.brain)
 
     score: Score
@@ -149,9 +151,9 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
         score = partial(inferer, network=train(run, patient, held_out, folder))
         normals = patient.heatmap(score, held_out, skip_lesions=True)
     first, last = np.flatnonzero(held_out)[[0, -1]]
-    where, source = held_out, f"in the axial slices {first} to {last} of {TRAINING_PATIENT}, held out of training"
+    where, source = held_out, f"in the axial slices {first} to {last} of {training_name}, held out of training"
     if run.detector in VOXEL_DETECTORS:  # the upper slices score lower than the rest, even than what was trained on
-        where, source = np.ones_like(held_out), f"of {TRAINING_PATIENT}, four fifths of which were trained on"
+        where, source = np.ones_like(held_out), f"of {training_name}, four fifths of which were trained on"
     normal = patient.brain & where & np.isfinite(normals)
     calibration = Calibration.fit([normals[normal]], f"lesion-free tissue {source}")
 
@@ -163,8 +165,8 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     )
     case_figure(
         test_patient.scans[:n_channels],
-        heatmap_path(folder, TEST_PATIENT, "display"),
-        folder / f"{TEST_PATIENT}.png",
+        heatmap_path(folder, test_name, "display"),
+        folder / f"{test_name}.png",
         label=test_patient.label,
         names=run.settings["channels"],
         title=f"{run.detector}, {run.setting}",
@@ -183,13 +185,13 @@ def perform(run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def origin(detector: str) -> dict[str, str]:
-    """What a detector was trained on and how its settings were chosen."""
-    if detector in BASELINES:
+def origin(run: Run) -> dict[str, str]:
+    """What a run's detector was trained on and how its settings were chosen."""
+    if run.detector in BASELINES:
         return {"trained_on": "nothing", "settings_chosen": "none to choose; the smoothing was given: 1.5 mm"}
     return {
-        "trained_on": f"lesion-free patches of {TRAINING_PATIENT}, without its uppermost slices",
-        "settings_chosen": CHOSEN if detector in VOXEL_DETECTORS else "those of the toy lesions",
+        "trained_on": f"lesion-free patches of {run.settings['training_patient']}, without its uppermost slices",
+        "settings_chosen": CHOSEN if run.detector in VOXEL_DETECTORS else "those of the toy lesions",
     }
 
 
@@ -242,6 +244,7 @@ def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
     A curve a seed. The baselines, on FLAIR, are in every panel.
     """
     figure = Figure(figsize=(16.5, 5.4), layout="constrained")
+    patients = ", ".join(sorted({r["settings"]["test_patient"] for r in results}))
     rows = leaderboard(results)
     of_voxels = rows["detector"].isin(VOXEL_DETECTORS)
     panels = [(channels, rows["setting"].str.startswith(f"{name}-")) for name, channels in CHANNELS.items()]
@@ -260,7 +263,7 @@ def pictures(results: Sequence[dict[str, Any]], output: Path) -> None:
                 label = "_"  # once in the legend, whatever the number of seeds
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
         axis.set(xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate")
-        axis.set(title=f"{TEST_PATIENT}, {' + '.join(channels)}", xlim=(0, 1), ylim=(0, 1.005))
+        axis.set(title=f"{patients}, {' + '.join(channels)}", xlim=(0, 1), ylim=(0, 1.005))
         if len(shown):
             axis.legend(loc="lower right", title="AUROC", fontsize=6)
     save_figure(figure, output / "roc.png")

@@ -390,12 +390,22 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
     called: list[tuple] = []
     with monkeypatch.context() as patch:
         patch.setattr(benchmark, "run_benchmark", lambda *arguments: called.append(arguments) or tmp_path)
-        given = ("--detectors", "pca, ganomaly-a", "--seeds", "3,4", "--output", tmp_path, "--reduced")
+        given = (
+            "--detectors",
+            "pca, ganomaly-a",
+            "--seeds",
+            "3,4",
+            "--output",
+            tmp_path,
+            "--reduced",
+            "--set",
+            "size=3",
+        )
         assert medanomaly("benchmark", "fashion-mnist", *given) == 0
         assert medanomaly("benchmark", "fashion-mnist", "--data-root", tmp_path) == 0
     assert called == [
-        ("fashion-mnist", ["pca", "ganomaly-a"], [3, 4], None, tmp_path, True),
-        ("fashion-mnist", None, [0, 1, 2], tmp_path, Path("results"), False),
+        ("fashion-mnist", ["pca", "ganomaly-a"], [3, 4], None, tmp_path, True, {"size": 3}),
+        ("fashion-mnist", None, [0, 1, 2], tmp_path, Path("results"), False, {}),
     ]
     for arguments, words in (
         (["mnist"], "there are fashion-mnist, toy-lesions, white-matter"),

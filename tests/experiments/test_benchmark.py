@@ -48,8 +48,8 @@ class Coins(ModuleType):
         self.performed.append(run.id)
         return {"figure": run.seed / 10, "steps": steps.read_text()}
 
-    def origin(self, detector: str) -> dict[str, str]:
-        return {"trained_on": f"{detector} coins", "settings_chosen": "by a toss"}
+    def origin(self, run: Run) -> dict[str, str]:
+        return {"trained_on": f"{run.detector} coins", "settings_chosen": "by a toss"}
 
     def leaderboard(self, results: Sequence[dict[str, Any]]) -> pd.DataFrame:
         rows = []
@@ -79,7 +79,19 @@ def test_results_leaderboard_and_pictures(coins: Coins, tmp_path: Path, capsys: 
     assert {key: result[key] for key in expected} == expected
     assert result["settings"] == {"size": 3, "shape": [1, 2], "reduced": False}
     assert result["metrics"]["figure"] == 0.2
-    more = {"settings", "trained_on", "settings_chosen", "commit", "date", "version", "machine", "seconds", "metrics"}
+    assert result["changed_settings"] == {}
+    more = {
+        "settings",
+        "changed_settings",
+        "trained_on",
+        "settings_chosen",
+        "commit",
+        "date",
+        "version",
+        "machine",
+        "seconds",
+        "metrics",
+    }
     assert set(result) - set(expected) == more
     assert result["machine"]["torch"] == torch.__version__
     table = pd.read_csv(folder / "leaderboard.csv")
@@ -120,6 +132,19 @@ def test_other_settings_are_refused_before_anything_runs(coins: Coins, tmp_path:
     ):
         run_benchmark("coins", ["flat", "round"], [0], None, tmp_path)
     assert coins.performed == ["round_heads_seed0"]
+
+
+def test_settings_can_be_changed_and_the_results_say_so(coins: Coins, tmp_path: Path) -> None:
+    folder = run_benchmark("coins", ["flat"], [0], None, tmp_path, settings={"size": 5, "shape": [2, 2]})
+    result = json.loads((folder / "results" / "flat_heads_seed0.json").read_text())
+    assert result["settings"] == {"size": 5, "shape": [2, 2], "reduced": False}
+    assert result["changed_settings"] == {"size": 5, "shape": [2, 2]}
+    assert "--set size=5 --set shape=[2, 2] --output" in (folder / "leaderboard.md").read_text()
+    with pytest.raises(InputError, match=r"made with shape=\[2, 2\], and shape=\[1, 2\] is asked for"):
+        run_benchmark("coins", ["flat"], [0], None, tmp_path)
+    with pytest.raises(InputError, match="no setting 'edge'; they have reduced, shape, size"):
+        run_benchmark("coins", ["flat"], [0], None, tmp_path, settings={"edge": 1})
+    assert len(coins.performed) == 1
 
 
 def test_an_interrupted_run_leaves_no_result_and_goes_on(coins: Coins, tmp_path: Path) -> None:

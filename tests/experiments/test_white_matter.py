@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -184,6 +185,23 @@ def test_the_table_gives_means_and_spread_over_seeds_and_the_figures_of_the_pape
     assert table["AUROC, 95 % over slices"].tolist() == ["0.800 to 1.000", "0.400 to 0.600"]
     assert table["AUROC without edge"].tolist() == pytest.approx([0.7, 0.7])
     assert table["AUROC in the paper, on its own data"].tolist() == ["-", "0.89"]
+
+
+def test_any_patients_can_be_trained_on_and_tested_on(data_root, tmp_path):
+    given = {"training_patient": "patient26", "test_patient": "patient07"}
+    files = {}
+    for name, settings in (("swapped", given), ("as they are", {})):
+        folder = run_benchmark("white-matter", ["intensity"], [0], data_root, tmp_path / name, settings=settings)
+        files[name] = json.loads((folder / "results" / "intensity_flair_seed0.json").read_text())
+        tested = settings.get("test_patient", "patient26")
+        assert (folder / "runs" / "intensity_flair_seed0" / tested / f"{tested}_heatmap.nii.gz").exists()
+    for name, tested in (("swapped", "patient07"), ("as they are", "patient26")):
+        flair, lesions = volumes(data_root, tested)
+        truth = roc_auc_score(lesions[flair > 0] > 0, flair[flair > 0])
+        assert files[name]["metrics"]["auroc"] == pytest.approx(truth, abs=1e-6)
+    run = white_matter.runs(["synthetic-anomalies"], [0], False)[0]
+    swapped = replace(run, settings={**run.settings, **given})
+    assert "patient26" in white_matter.origin(swapped)["trained_on"]
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
