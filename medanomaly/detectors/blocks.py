@@ -126,11 +126,18 @@ def smooth_noise(patches: Tensor, n_cells: int) -> Tensor:
     return noise.roll(shifts, dims=list(range(2, patches.ndim)))
 
 
-def jittered(patches: Tensor, std: float) -> Tensor:
-    """Patches with a random factor exp(N(0, std)) and shift N(0, std / 2) for each and each channel; 0 stays 0."""
+def jittered(patches: Tensor, std: float, gamma: float = 0.0) -> Tensor:
+    """Patches with a random factor exp(N(0, std)) and shift N(0, std / 2) for each and each channel; 0 stays 0.
+
+    Then, if ``gamma`` is not 0, what is above 0 is raised to a random power exp(N(0, gamma)): the contrast of tissues.
+    """
     shape = (*patches.shape[:2], *[1] * (patches.ndim - 2))
     factor, shift = (torch.randn(shape, device=patches.device) for _ in range(2))
-    return torch.where(foreground(patches), patches * torch.exp(std * factor) + std / 2 * shift, 0.0)
+    changed = patches * torch.exp(std * factor) + std / 2 * shift
+    if gamma != 0:
+        power = torch.exp(gamma * torch.randn(shape, device=patches.device))
+        changed = torch.where(changed > 0, changed.clamp(min=0) ** power, changed)
+    return torch.where(foreground(patches), changed, 0.0)
 
 
 def signed_residual(residual: Tensor, sign: str) -> Tensor:

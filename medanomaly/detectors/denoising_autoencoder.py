@@ -34,6 +34,7 @@ class DenoisingAutoencoder(Detector):
         noise_voxels: side of a cell of the noise's grid (paper: 128 / 16 = 8).
         jitter: standard deviation of a random factor (in its logarithm) and half of that of a random shift, drawn for
             each patch and channel in training.
+        gamma: standard deviation of the logarithm of a random power, drawn likewise: see :func:`jittered`.
         learning_rate: of AdamW (paper: 1e-4, over many more steps).
         sign: "both", "bright" or "dark": see :func:`signed_residual`.
     """
@@ -49,6 +50,7 @@ class DenoisingAutoencoder(Detector):
         noise_std: float = 0.2,
         noise_voxels: int = 8,
         jitter: float = 0.1,
+        gamma: float = 0.2,
         learning_rate: float = 1e-3,
         sign: str = "both",
     ) -> None:
@@ -56,6 +58,7 @@ class DenoisingAutoencoder(Detector):
         if not 1 <= noise_voxels <= patch_size // 2:
             raise ConfigError(f"noise_voxels is {noise_voxels}; it must be 1 to half of the patch, {patch_size // 2}.")
         self.noise_std, self.n_cells, self.jitter = noise_std, patch_size // noise_voxels, jitter
+        self.gamma = gamma
         self.learning_rate = learning_rate
         self.set_sign(sign)
         self.network = unet(in_channels, in_channels, patch_size, spatial_dims, features)
@@ -68,7 +71,7 @@ class DenoisingAutoencoder(Detector):
         }
 
     def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        clean = jittered(batch, self.jitter)
+        clean = jittered(batch, self.jitter, self.gamma)
         loss = self._loss(clean)
         optimizers["network"].zero_grad()
         torch.autograd.backward(loss)

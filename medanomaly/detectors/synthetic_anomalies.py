@@ -37,7 +37,7 @@ class SyntheticAnomalies(Detector):
             anomalies are blurred as much, or the network would find what is sharper than any scan.
         fineness: if given, the network also sees the differences of voxels to the means of 3 and of 9 voxels a side
             around, bounded by this much: small differences are lost beside strong edges.
-        jitter: see :class:`DenoisingAutoencoder`.
+        jitter, gamma: see :class:`DenoisingAutoencoder`.
         learning_rate: of AdamW.
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
 
@@ -60,6 +60,7 @@ class SyntheticAnomalies(Detector):
         voxels_of_scan: int = 1,
         fineness: float | None = None,
         jitter: float = 0.1,
+        gamma: float = 0.2,
         learning_rate: float = 2e-3,
         sign: str = "both",
     ) -> None:
@@ -68,7 +69,7 @@ class SyntheticAnomalies(Detector):
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
         self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
-        self.texture, self.jitter = texture, jitter
+        self.texture, self.jitter, self.gamma = texture, jitter, gamma
         self.learning_rate = learning_rate
         self.set_sign(sign)
         self.voxels_of_scan, self.fineness = voxels_of_scan, fineness
@@ -78,7 +79,7 @@ class SyntheticAnomalies(Detector):
         return {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)}
 
     def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        loss = self._loss(jittered(batch, self.jitter))
+        loss = self._loss(jittered(batch, self.jitter, self.gamma))
         optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
         optimizers["network"].step()

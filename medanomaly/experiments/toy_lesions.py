@@ -78,10 +78,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 VOXELS: dict[str, Any] = {"n_volumes": 8, "made_lesions": {"per_head": 8, "contrast": [1.0, 3.0]}}
 VOXEL_TRAINING: dict[str, Any] = {"validation_patches": 384, "ssim_patches": 500, "scoring_batch_size": 16}
 # The scale differs from that of other experiments: white matter is 0.45, and not about 1.
-T1_ANOMALIES: dict[str, Any] = {"contrast": [0.02, 0.6], "levels": [0.0, 1.1], "jitter": 0.03}
+T1_ANOMALIES: dict[str, Any] = {"contrast": [0.02, 0.6], "levels": [0.0, 1.1], "jitter": 0.03, "gamma": 0.0}
 AS_SCANNED: dict[str, Any] = {**T1_ANOMALIES, "texture": 0.08, "voxels_of_scan": 2}  # scans of 2 mm, worked on at 1 mm
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "denoising-autoencoder": {"noise_std": 0.08, "jitter": 0.03},
+    "denoising-autoencoder": {"noise_std": 0.08, "jitter": 0.03, "gamma": 0.0},
     "synthetic-anomalies": AS_SCANNED,
     "fusion": {
         "members": [

@@ -23,7 +23,7 @@ SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
 # settings of one bundle alone, other than its defaults
 OWN_SETTINGS = {
     "autoencoder": {"kind": "dense", "features": 6, "latent_dim": 12, "jitter": 0.05},
-    "denoising_autoencoder": {"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0},
+    "denoising_autoencoder": {"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0, "gamma": 0.1},
     "foreign_patch_interpolation": {"features": 16},
     "fusion": {
         "members": [
@@ -52,6 +52,7 @@ OWN_SETTINGS = {
         "voxels_of_scan": 2,
         "fineness": 0.1,
         "jitter": 0.0,
+        "gamma": 0.1,
     },
 }
 # where a bundle's own defaults would train for minutes

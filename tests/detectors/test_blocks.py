@@ -125,6 +125,18 @@ def test_jittered_patches_are_scaled_and_shifted_by_channel_and_0_stays_0():
     assert torch.equal(jittered(patches, 0.0), patches)
 
 
+def test_gamma_raises_what_is_above_0_to_a_random_power_of_each_channel():
+    torch.manual_seed(0)
+    patches = 0.5 + torch.rand(400, 2, 4, 4)
+    patches[..., 0], patches[..., 1] = 0, -0.3
+    found = jittered(patches, 0.0, gamma=0.2)
+    assert (found[..., 0] == 0).all() and torch.equal(found[..., 1], patches[..., 1])
+    x, y = patches[..., 2:].log().flatten(2), found[..., 2:].log().flatten(2)
+    power = (x * y).sum(dim=2, keepdim=True) / (x * x).sum(dim=2, keepdim=True)
+    assert torch.allclose(y, power * x, atol=1e-5)
+    assert float(power.log().std()) == pytest.approx(0.2, rel=0.1) and power.log().mean().abs() < 0.04
+
+
 def test_a_residual_has_a_bright_and_a_dark_part():
     residual = torch.tensor([3.0, -2.0, 0.0, 1.0, 5.0, -6.0]).view(1, 2, 1, 3)  # the second channel: 1, 5, -6
     parts = {sign: signed_residual(residual, sign).flatten().tolist() for sign in ("both", "bright", "dark")}

@@ -12,7 +12,7 @@ from medanomaly.errors import ConfigError
 
 def make(seed=0, **arguments):
     torch.manual_seed(seed)
-    return DenoisingAutoencoder(**{"patch_size": 16, "features": 8, "jitter": 0.0, **arguments})
+    return DenoisingAutoencoder(**{"patch_size": 16, "features": 8, "jitter": 0.0, "gamma": 0.0, **arguments})
 
 
 def noise(n=5, channels=1, size=16, spatial_dims=2, seed=0):
