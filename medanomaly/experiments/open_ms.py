@@ -20,14 +20,18 @@ TRAINING_PATIENT, TEST_PATIENT = "patient07", "patient26"
 HELD_OUT_SHARE = 0.2  # of the training patient's brain, as of the paper's patches
 
 Mask = NDArray[np.bool_]
-Score = Callable[..., Tensor]  # score(volume, mask=brain[, exclude=lesions]), each (1, C, H, W, D)
+Score = Callable[..., Tensor]  # score(volume, mask=brain), each (1, C, H, W, D)
 
 
 class Patient:
-    """A patient in RAS: ``image`` (C, H, W, D), the first of its ``channels``; ``brain`` and ``lesions`` (H, W, D)."""
+    """A patient in RAS: ``image`` (C, H, W, D), the first of its ``channels``; ``brain`` and ``lesions`` (H, W, D).
+
+    All channels are read, whatever the detector sees: the brain is where any of them is not 0, and every row of a table
+    is to be measured on the same voxels.
+    """
 
     def __init__(self, name: str, data_root: Path | None, prepare: Compose, n_channels: int) -> None:
-        self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS[: max(n_channels, 2)]]
+        self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS]
         self.label = _file(data_root, name, "lesions")
         self.case = prepare({"case": name, "image": self.scans, "label": self.label})
         self.channels, brain, label = (plain(self.case[key]) for key in ("image", "brain", "label"))
@@ -40,11 +44,14 @@ class Patient:
         brain, label = (torch.from_numpy(mask[None]) for mask in (self.brain & slices, self.lesions))
         return {"case": self.case["case"], "image": self.image, "brain": brain, "label": label}
 
-    def heatmap(self, score: Score, slices: Mask | None = None, skip_lesions: bool = False) -> NDArray[np.float32]:
-        """Scores (H, W, D), NaN where no patch lies; without patches that touch lesions if ``skip_lesions``."""
-        part = self.part(np.ones(self.brain.shape[2], bool) if slices is None else slices)
-        exclude = {"exclude": part["label"][None]} if skip_lesions else {}
-        return np.asarray(score(part["image"][None], mask=part["brain"][None], **exclude)[0, 0])
+    @property
+    def normal(self) -> Mask:
+        """The brain without its lesions, (H, W, D)."""
+        return self.brain & ~self.lesions
+
+    def heatmap(self, score: Score) -> NDArray[np.float32]:
+        """Scores (H, W, D), NaN where no patch lies."""
+        return np.asarray(score(self.image[None], mask=torch.from_numpy(self.brain)[None, None])[0, 0])
 
 
 def _file(data_root: Path | None, patient: str, kind: str) -> str:

@@ -80,7 +80,7 @@ def voxel_runs(
 
 
 def scorer(run: Run, network: Detector, spacing: Sequence[float]) -> Callable[..., Tensor]:
-    """``score(volume, mask=brain[, exclude=lesions])``, each (1, C, H, W, D), in the way of a run.
+    """``score(volume, mask=brain)``, each (1, C, H, W, D), in the way of a run.
 
     ``network`` is set to that way: its sign and, if the run has one, its prior.
     """
