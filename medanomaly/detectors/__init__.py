@@ -6,7 +6,7 @@ from medanomaly.detectors.denoising_autoencoder import DenoisingAutoencoder
 from medanomaly.detectors.foreign_patch_interpolation import ForeignPatchInterpolation
 from medanomaly.detectors.fusion import Fusion
 from medanomaly.detectors.ganomaly import GANomaly
-from medanomaly.detectors.intensity import IntensityBaseline
+from medanomaly.detectors.intensity import IntensityBaseline, intensity_baselines
 from medanomaly.detectors.one_class_svm import OneClassSVM
 from medanomaly.detectors.progressive_ganomaly import ProgressiveGANomaly
 from medanomaly.detectors.synthetic_anomalies import SyntheticAnomalies
@@ -34,4 +34,5 @@ __all__ = [
     "OneClassSVM",
     "ProgressiveGANomaly",
     "SyntheticAnomalies",
+    "intensity_baselines",
 ]

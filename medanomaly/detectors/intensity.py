@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.inferers.inferer import Inferer
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -30,7 +31,8 @@ class IntensityBaseline(Inferer):
         kind: one of the above.
         channel: the image channel; 0 is FLAIR where the cohort has FLAIR and T1.
         sigma: of the Gaussian, in mm.
-        spacing: voxel size of the volumes, in mm.
+        spacing: voxel size of the volumes, in mm; None takes that of the volume, if it is a
+            MetaTensor, or else 1.
         n_bins: of the equalisation.
     """
 
@@ -46,7 +48,16 @@ class IntensityBaseline(Inferer):
         if kind not in KINDS:
             raise ConfigError(f"the intensity baseline {kind!r} is unknown: use one of {', '.join(KINDS)}.")
         self.kind, self.channel, self.sigma, self.n_bins = kind, channel, sigma, n_bins
-        self.spacing = tuple(spacing) if spacing is not None else (1.0, 1.0, 1.0)
+        self.spacing = None if spacing is None else tuple(spacing)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the scores depend on, for a calibration."""
+        own: dict[str, dict[str, Any]] = {
+            "smoothed": {"sigma": self.sigma, "spacing": self.spacing},
+            "equalised": {"n_bins": self.n_bins},
+        }
+        return {"kind": self.kind, "channel": self.channel, **own.get(self.kind, {})}
 
     def __call__(
         self,
@@ -62,13 +73,16 @@ class IntensityBaseline(Inferer):
             raise ConfigError(f"channel {self.channel} was asked for, but the volume has {inputs.shape[1]} channel(s).")
         volumes = torch.as_tensor(inputs).cpu().numpy()
         masks = (volumes != 0).any(axis=1) if mask is None else torch.as_tensor(mask).cpu().numpy()[:, 0] > 0
-        maps = [self._score(volume[self.channel], brain) for volume, brain in zip(volumes, masks, strict=True)]
+        spacing = self.spacing or _spacing_of(inputs)
+        maps = [self._score(volume[self.channel], brain, spacing) for volume, brain in zip(volumes, masks, strict=True)]
         heatmaps = torch.as_tensor(np.stack(maps)[:, None], dtype=torch.float32)
         return heatmaps if exclude is None else heatmaps.masked_fill(torch.as_tensor(exclude).cpu() > 0, torch.nan)
 
-    def _score(self, image: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
+    def _score(
+        self, image: NDArray[np.float32], brain: NDArray[np.bool_], spacing: Sequence[float]
+    ) -> NDArray[np.floating[Any]]:
         if self.kind == "smoothed":
-            sigma = [self.sigma / s for s in self.spacing]
+            sigma = [self.sigma / s for s in spacing]
             weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma, mode="constant")
             total = ndimage.gaussian_filter(np.where(brain, image, 0), sigma, mode="constant")
             score = total / np.maximum(weight, 1e-6)
@@ -77,3 +91,18 @@ class IntensityBaseline(Inferer):
         else:
             score = image
         return np.where(brain, score, np.nan)
+
+
+def _spacing_of(inputs: Tensor) -> Sequence[float]:
+    """Voxel size of volumes (B, C, H, W, D) in mm."""
+    if not isinstance(inputs, MetaTensor):
+        return (1.0, 1.0, 1.0)
+    return [float(size) for size in np.linalg.norm(np.asarray(inputs.affine)[:3, :3], axis=0)]
+
+
+def intensity_baselines(
+    channel: int = 0, spacing: Sequence[float] | None = (1.0, 1.0, 1.0)
+) -> dict[str, IntensityBaseline]:
+    """The first rows of every table, by name; ``channel`` and ``spacing`` as in :class:`IntensityBaseline`."""
+    names = {"plain": "intensity", "smoothed": "intensity, smoothed", "equalised": "intensity, equalised"}
+    return {names[kind]: IntensityBaseline(kind, channel, spacing=spacing) for kind in KINDS}

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Calibration:
         case_scores: the `case_score` of each normal case.
         source: a sentence that says which cases it was fitted on.
         settings: what the scores depend on (spacing, patch size, ...); scores made with others mean something else.
+        held_out: whether the detector has never seen these cases; if it has, no rate holds for new ones.
     """
 
     probabilities: tuple[float, ...]
@@ -39,6 +41,7 @@ class Calibration:
     case_scores: tuple[float, ...]
     source: str
     settings: dict[str, Any] = field(default_factory=dict)
+    held_out: bool = True
 
     @property
     def n_cases(self) -> int:
@@ -47,7 +50,11 @@ class Calibration:
 
     @classmethod
     def fit(
-        cls, cases: Sequence[npt.NDArray[Any]], source: str, settings: Mapping[str, Any] | None = None
+        cls,
+        cases: Sequence[npt.NDArray[Any]],
+        source: str,
+        settings: Mapping[str, Any] | None = None,
+        held_out: bool = True,
     ) -> Calibration:
         """Tabulate the scores of normal cases that took no part in training.
 
@@ -55,6 +62,7 @@ class Calibration:
             cases: for each case its in-brain voxel scores, of any shape, all finite.
             source: a sentence that says which cases these are.
             settings: what the scores depend on, in values that JSON can hold.
+            held_out: False if the detector was trained on these cases after all.
 
         Raises:
             InputError: when there is no case, or a case has no score or one that is NaN or infinite.
@@ -69,7 +77,12 @@ class Calibration:
                 raise InputError(f"Normal case {number} of {len(cases)} cannot be calibrated on. {error}") from error
         quantiles = _mixture_quantiles([np.sort(case, axis=None) for case in cases], _PROBABILITIES)
         return cls(
-            tuple(_PROBABILITIES.tolist()), tuple(quantiles.tolist()), tuple(case_scores), source, dict(settings or {})
+            tuple(_PROBABILITIES.tolist()),
+            tuple(quantiles.tolist()),
+            tuple(case_scores),
+            source,
+            dict(settings or {}),
+            held_out,
         )
 
     def percentile(self, scores: npt.NDArray[Any]) -> Floats:
@@ -96,13 +109,35 @@ class Calibration:
         return float(np.interp(1 - _rate(false_positive_rate), self.probabilities, self.quantiles))
 
     def case_threshold(self, false_positive_rate: float = 0.05) -> float:
-        """The case score that this share of normal cases exceeds, in (0, 1): a quantile of the normals' case scores.
+        """The lowest case score of a normal that at most this share of new normal cases will exceed, in (0, 1).
 
-        It is interpolated linearly between cases. With n cases a rate below 1/n is not really measured: the threshold
-        then lies between the two highest normals, and new normals exceed it more often than the rate says.
-        Raises InputError outside (0, 1).
+        Of n normals and one more, all drawn alike, each is as likely as any other to come at any rank. So the k-th
+        lowest of the n is exceeded with a chance of (n + 1 - k) / (n + 1), and k is the first for which that is no more
+        than the rate. With fewer than 1 / rate - 1 normals there is none: the highest is taken, and :meth:`case_rate`
+        says what can be promised. Raises InputError outside (0, 1).
         """
-        return float(np.quantile(self.case_scores, 1 - _rate(false_positive_rate)))
+        return sorted(self.case_scores)[self._case_rank(false_positive_rate) - 1]
+
+    def case_rate(self, false_positive_rate: float = 0.05) -> float:
+        """The share of new normal cases that :meth:`case_threshold` lets through at most; 1 / (n + 1) at the least."""
+        return (self.n_cases + 1 - self._case_rank(false_positive_rate)) / (self.n_cases + 1)
+
+    def case_threshold_in_words(self, false_positive_rate: float = 0.05) -> str:
+        """Where the case threshold comes from and what it promises, for wherever it is shown."""
+        rank, n, promised = self._case_rank(false_positive_rate), self.n_cases, self.case_rate(false_positive_rate)
+        place = "the highest case score" if rank == n else f"number {rank} of {n} case scores, counted from the lowest,"
+        origin = f"{place} of {self.source}"
+        if not self.held_out:
+            return f"{origin}: the detector has seen them, so new normal cases exceed it more often than any rate says"
+        words = f"{origin}: at most {100 * promised:.3g} % of new normal cases exceed it"
+        if promised > false_positive_rate:
+            needed = ceil(1 / false_positive_rate - 1e-9) - 1
+            words += f" ({100 * false_positive_rate:g} % would need {needed} normals)"
+        return words
+
+    def _case_rank(self, false_positive_rate: float) -> int:
+        """Of the threshold among the case scores, from 1 for the lowest."""
+        return min(ceil((self.n_cases + 1) * (1 - _rate(false_positive_rate)) - 1e-9), self.n_cases)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON, at once or not at all, so that a run that is cut off leaves no half-written calibration."""
@@ -127,7 +162,12 @@ class Calibration:
                 tuple(map(float, table[key])) for key in ("probabilities", "quantiles", "case_scores")
             )
             calibration = cls(
-                probabilities, quantiles, case_scores, str(table["source"]), dict(table.get("settings", {}))
+                probabilities,
+                quantiles,
+                case_scores,
+                str(table["source"]),
+                dict(table.get("settings", {})),
+                bool(table.get("held_out", True)),
             )
             calibration._check()
         except OSError as error:

@@ -62,3 +62,11 @@ class HeatmapOnTheSpot:
         prepared = self.preprocessing(dict(case))
         prepared["pred"] = self.inferer(prepared["image"][None], self.network, mask=prepared["brain"][None])[0]
         return np.asarray(torch.as_tensor(self.to_scan(prepared)["pred"][0]), dtype=np.float32)
+
+
+def heatmap_sources(
+    preprocessing: Compose, baselines: Mapping[str, Callable[..., Tensor]], name: str, folder: str | Path
+) -> dict[str, HeatmapSource]:
+    """The rows of an evaluation: the baselines, scored on the spot, and then the detector ``name`` from its folder."""
+    on_the_spot = {key: HeatmapOnTheSpot(preprocessing, baseline) for key, baseline in baselines.items()}
+    return {**on_the_spot, name: HeatmapFolder(folder)}

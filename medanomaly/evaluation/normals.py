@@ -7,79 +7,139 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from monai.transforms import Compose
 from torch import Tensor
 from tqdm import tqdm
 
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation.calibration import Calibration
+from medanomaly.preprocessing import LABEL_ON_SCAN, heatmap_to_scan
 
 SIGNS = ("both", "bright", "dark")  # those of detectors that are signed
+LEFT_OUT = 1e-3  # share of a voxel that is left out, above which it counts as such: less is rounding
 
 
 def calibrate(
     dataset: Sequence[Mapping[str, Any]],
     inferer: Callable[..., Tensor],
-    network: Any,
+    network: Any = None,
     held_out: bool = True,
     settings: Mapping[str, Any] | None = None,
+    preprocessing: Compose | None = None,
 ) -> Calibration:
-    """Score normal cases and tabulate their in-brain scores.
+    """Score normal cases and tabulate their in-brain scores, on the grid where thresholds are applied: the scan's.
+
+    Resampling from the working grid smooths a heatmap or picks from it, so a threshold that was fitted there would let
+    another share through on the scan.
 
     Args:
         dataset: prepared cases with ``image`` and ``brain``; what touches a ``label`` is left out.
         inferer: called as ``inferer(volume, network, mask=brain, exclude=label)``.
-        network: the trained detector.
+        network: the trained detector, where the inferer needs one.
         held_out: whether the detector has never seen these cases. If it has, its scores of new normal cases will be
             higher and a threshold lets more of them through; the calibration says so in ``source``.
         settings: what the scores depend on; see :class:`Calibration`.
+        preprocessing: the chain that prepared the cases; None if their grid is that of the scan.
+
+    Raises:
+        InputError: if a case has no tissue that is free of lesion.
     """
+    to_scan = None if preprocessing is None else heatmap_to_scan(preprocessing)
     scores = []
     for number in tqdm(range(len(dataset)), desc="calibrating on normals", leave=False):
-        case = dataset[number]
-        lesion = {} if case.get("label") is None else {"exclude": case["label"][None]}
-        scored = inferer(case["image"][None], network, mask=case["brain"][None], **lesion)
-        heatmap, brain = (np.asarray(torch.as_tensor(v)) for v in (scored[0, 0], case["brain"][0]))
-        normal = (brain > 0) & np.isfinite(heatmap)
-        if not normal.any():
+        normal = _normal_scores(dataset[number], inferer, network, to_scan)
+        if normal.size == 0:
             raise InputError(
-                f"the normal case {case.get('case', number)} has no tissue that is free of lesion at this spacing and "
-                "patch size: hold out healthy cases under 'validation', or use smaller patches."
+                f"the normal case {dataset[number].get('case', number)} has no tissue that is free of lesion at this "
+                "spacing and patch size: hold out healthy cases under 'validation', or use smaller patches."
             )
-        scores.append(heatmap[normal])
-    return Calibration.fit(scores, source=normals_in_words(len(scores), held_out), settings=settings)
+        scores.append(normal)
+    return Calibration.fit(scores, normals_in_words(len(scores), held_out), settings, held_out)
 
 
-def calibrate_signs(
+def _normal_scores(
+    case: Mapping[str, Any], inferer: Callable[..., Tensor], network: Any, to_scan: Compose | None
+) -> npt.NDArray[np.float32]:
+    """In-brain scores (N,) of a prepared case, on the grid of its scan; without what touches a label."""
+    brain, label = case["brain"], case.get("label")
+    lesion = {} if label is None else {"exclude": label[None]}
+    scored = inferer(case["image"][None], network, mask=brain[None], **lesion)[0]
+
+    scored, inside = torch.as_tensor(scored).cpu(), torch.as_tensor(brain).cpu() > 0
+
+    def on_scan(values: Tensor) -> npt.NDArray[np.float32]:
+        moved = torch.where(inside, values, torch.nan) if to_scan is None else to_scan({**case, "pred": values})["pred"]
+        return np.asarray(torch.as_tensor(moved)[0])
+
+    left_out = inside & ~torch.isfinite(scored)
+    if bool((left_out == inside).all()):
+        return np.empty(0, np.float32)
+    heatmap = on_scan(scored)
+    normal = np.isfinite(heatmap)
+    if label is not None:
+        normal &= on_scan(torch.where(inside, left_out.float(), torch.nan)) < LEFT_OUT
+        normal &= np.asarray(torch.as_tensor(case.get(LABEL_ON_SCAN, label))[0]) == 0
+    return heatmap[normal]
+
+
+def calibrate_model(
     dataset: Sequence[Mapping[str, Any]],
     inferer: Callable[..., Tensor],
     network: Any,
     folder: str | Path,
     held_out: bool = True,
     settings: Mapping[str, Any] | None = None,
+    preprocessing: Compose | None = None,
+    baselines: Mapping[str, Any] | None = None,
 ) -> None:
-    """:func:`calibrate` a network once for each ``sign`` of its score, and save to :func:`calibration_file`.
+    """:func:`calibrate` a network once for each ``sign`` of its score, and the baselines on the same normals.
 
-    So one training serves them all: the sign may be chosen anew whenever scans are scored. A network that is not
-    ``signed`` has "both" alone. Each calibration names its sign among its settings.
+    One training serves every sign: it may be chosen anew whenever scans are scored. A network that is not ``signed``
+    has "both" alone. Each calibration names its sign among its settings.
+
+    Args:
+        folder: of the model; see :func:`calibration_file`.
+        baselines: name to inferer that needs no network, with ``settings``, such as ``intensity_baselines``.
+        dataset, inferer, network, held_out, settings, preprocessing: see :func:`calibrate`.
     """
+    for name, baseline in (baselines or {}).items():
+        own = calibrate(dataset, baseline, None, held_out, baseline.settings, preprocessing)
+        own.save(calibration_file(folder, baseline=name))
     asked = network.sign
     for sign in SIGNS if network.signed else SIGNS[:1]:
         network.set_sign(sign)
-        own = {**(settings or {}), "sign": sign}
-        calibrate(dataset, inferer, network, held_out, own).save(calibration_file(folder, sign))
+        named = {**(settings or {}), "sign": sign}
+        calibrate(dataset, inferer, network, held_out, named, preprocessing).save(calibration_file(folder, sign))
     network.set_sign(asked)
 
 
-def calibration_file(folder: str | Path, sign: str) -> Path:
-    """``calibration.json`` for "both", ``calibration_bright.json`` and ``calibration_dark.json``.
+def calibration_file(folder: str | Path, sign: str = "both", baseline: str | None = None) -> Path:
+    """``calibration.json`` for "both", ``calibration_bright.json`` and ``calibration_dark.json``; those of baselines.
 
     Raises:
         ConfigError: for another sign.
     """
     if sign not in SIGNS:
         raise ConfigError(f"sign is {sign!r}: use one of {', '.join(SIGNS)}.")
+    if baseline is not None:
+        return Path(folder) / f"calibration_{baseline.replace(', ', '_')}.json"
     return Path(folder) / ("calibration.json" if sign == "both" else f"calibration_{sign}.json")
+
+
+def load_calibrations(file: str | Path, name: str, baselines: Mapping[str, Any]) -> dict[str, Calibration]:
+    """What :func:`calibrate_model` saved: of the detector ``name``, in ``file``, and of the baselines beside it.
+
+    Raises:
+        InputError: if one is missing or malformed.
+        ConfigError: if a baseline had other settings then.
+    """
+    loaded = {
+        key: Calibration.load(calibration_file(Path(file).parent, baseline=key), baseline.settings)
+        for key, baseline in baselines.items()
+    }
+    return {**loaded, name: Calibration.load(file)}
 
 
 def normals_in_words(n_cases: int, held_out: bool = True) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd, Spacingd
+from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from skimage.filters import threshold_multiotsu
 
@@ -21,6 +22,7 @@ from medanomaly.data.demo_cohort import CONTRASTS
 from medanomaly.data.lesion_factory import LesionFactory
 from medanomaly.errors import InputError
 from medanomaly.preprocessing.brain_mask import BrainMaskd
+from medanomaly.preprocessing.normalisation import apart_from_background
 
 MANIFEST = "ixi_t1.json"
 TISSUES = ("csf", "grey matter", "white matter")  # from dark to bright, as T1 has them
@@ -161,6 +163,8 @@ class WhiteMatterToLeveld(MapTransform):
         thresholds = tissue_thresholds(values, str(case["image"].meta.get("filename_or_obj", "the image")))
         median = float(np.median(values[values > thresholds[-1]]))
         scale = self.level / median
-        case["image"] = torch.where(inside, case["image"] * scale, 0.0)
+        scaled = np.asarray(case["image"].as_tensor()) * np.float32(scale)
+        levelled = np.where(np.asarray(inside.as_tensor()), apart_from_background(scaled), np.float32(0))
+        case["image"] = convert_to_dst_type(levelled, case["image"])[0]
         case["white_matter"], case["tissue_thresholds"] = median, thresholds * scale
         return case

@@ -2,10 +2,11 @@
 
 from medanomaly.preprocessing.brain_mask import BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
-from medanomaly.preprocessing.chains import FillOutsided, MaskOutsided, brain_mri, heatmap_to_scan
+from medanomaly.preprocessing.chains import LABEL_ON_SCAN, FillOutsided, MaskOutsided, brain_mri, heatmap_to_scan
 from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd
 
 __all__ = [
+    "LABEL_ON_SCAN",
     "BrainMaskd",
     "CachedCompose",
     "FillOutsided",

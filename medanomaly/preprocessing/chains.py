@@ -21,9 +21,10 @@ from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 
-# The mask as it lies on the input's grid, kept while `brain` moves with the image. (MONAI takes a key "brain_..." for
-# the metadata of `brain`.)
-BRAIN_ON_SCAN = "scan_brain"
+# The masks as they lie on the input's grid, kept while `brain` and `label` move with the image. (MONAI takes a key
+# "brain_..." for the metadata of `brain`.)
+BRAIN_ON_SCAN, LABEL_ON_SCAN = "scan_brain", "scan_label"
+LEAST_LESION = 1e-4  # share of a resampled voxel that is lesion: less is the rounding of coordinates
 
 
 def brain_mri(
@@ -37,7 +38,8 @@ def brain_mri(
     """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
     Read, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan stays oblique), resample
-    (image linearly, masks by nearest neighbour), normalise inside the brain. The moves are recorded for the inverse.
+    (image linearly, the brain by nearest neighbour, the label so that every voxel that holds any lesion counts: it is
+    there to keep lesions out of training), normalise inside the brain. The moves are recorded for the inverse.
 
     Args:
         in_channels: how many channels a case must have; None for any number.
@@ -52,15 +54,16 @@ def brain_mri(
     """
     if spacing is not None and not _is_spacing(spacing):
         raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
-    keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "nearest")
+    keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "bilinear")
     steps: list[Any] = [
         LoadCased(in_channels),
         BrainMaskd(brain_mask),
-        _KeepBraind(),
+        _KeepMasksd(),
         Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
     ]
     if spacing is not None:
         steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
+        steps.append(_AnyLesiond())
     steps.append(NormalisePercentilesd(*percentiles, clip))
     if cache_dir is None or callable(brain_mask):
         return Compose(steps)
@@ -101,14 +104,31 @@ def heatmap_to_scan(
     return Compose(steps if output_dir is None else [*steps, SaveHeatmapd(output_dir, display)])
 
 
-class _KeepBraind(MapTransform):
-    """Keep ``brain`` as it lies on the scan, as booleans (1, H, W, D) that nothing moves."""
+class _KeepMasksd(MapTransform):
+    """Keep ``brain`` and ``label`` as they lie on the scan, as booleans (1, H, W, D) that nothing moves."""
 
     def __init__(self) -> None:
-        super().__init__(keys="brain")
+        super().__init__(keys=("brain", "label"), allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return {**data, BRAIN_ON_SCAN: torch.from_numpy(_inside(data["brain"])[None])}
+        case = dict(data)
+        for key, kept in (("brain", BRAIN_ON_SCAN), ("label", LABEL_ON_SCAN)):
+            if case.get(key) is not None:
+                case[kept] = torch.from_numpy(_inside(case[key])[None])
+        return case
+
+
+class _AnyLesiond(MapTransform):
+    """A label that was resampled linearly to 1 wherever a voxel holds any lesion, and 0 elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(keys="label", allow_missing_keys=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        if case.get("label") is not None:
+            case["label"] = (case["label"] > LEAST_LESION).float()
+        return case
 
 
 class FillOutsided(MapTransform):

@@ -14,11 +14,23 @@ from numpy.typing import NDArray
 
 from medanomaly.errors import ConfigError, InputError
 
+NOT_BACKGROUND = 1e-6  # what a brain voxel of exactly 0 becomes
+
+
+def apart_from_background(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Values of brain voxels, of any shape, none of which is 0: 0 means background, and detectors score it 0.
+
+    In scans of few levels several percent of a brain can lie exactly at the percentile that becomes 0.
+    """
+    return np.where(values == 0, values.dtype.type(NOT_BACKGROUND), values)
+
 
 class NormalisePercentiles:
-    """Each channel mapped linearly: its 5th percentile in the brain to 0 and its 95th to 1 (paper 003, section 3.3).
+    """Each channel mapped linearly: its 5th percentile in the brain to 0 and its 95th to 1 (Madzia-Madzou & Kuijf 2022,
+    section 3.3).
 
-    ``x' = (x - P5) / (P95 - P5)`` in the brain and 0 outside. Values below the one and above the other stay what they
+    ``x' = (x - P5) / (P95 - P5)`` in the brain and 0 outside; a brain voxel that would be exactly 0 is 1e-6, so that it
+    is not taken for background. Values below the one and above the other stay what they
     are: a lesion is often the brightest of all. MONAI's ``ScaleIntensityRangePercentiles`` has no mask, so the
     background would move the percentiles.
 
@@ -54,7 +66,7 @@ class NormalisePercentiles:
         scaled = (values - low_) / (high_ - low_)
         normalised = np.zeros(image.shape, scaled.dtype)
         for channel, in_brain in zip(normalised, scaled, strict=True):
-            channel[inside] = np.clip(in_brain, 0, 1) if self.clip else in_brain
+            channel[inside] = apart_from_background(np.clip(in_brain, 0, 1) if self.clip else in_brain)
         # with the affine and the history of the image; those of the mask have moves by nearest neighbour
         result: torch.Tensor = convert_to_dst_type(normalised, image, scaled.dtype)[0]
         return result

@@ -18,6 +18,9 @@ from medanomaly.report.tables import detector_table, score_table, scored_in_word
 def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
     """The case score against normals, and how much of the brain is above the voxel threshold.
 
+    ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
+    normals can promise; None if the detector was trained on them.
+
     Args:
         case: with ``case`` and ``image`` (paths).
         output_dir: the folder that scoring wrote to.
@@ -31,6 +34,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "image": case["image"][0],
         "case_score": score,
         "case_threshold": threshold,
+        "case_threshold_rate": calibration.case_rate() if calibration.held_out else None,
         "abnormal": score > threshold,
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
@@ -47,7 +51,7 @@ def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Pa
         rows = pd.concat([earlier[~earlier["case"].isin(rows["case"])], rows])
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
-    show(score_table(summaries, calibration.source, scored_in_words(calibration.settings)))
+    show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
 
 
 def write_evaluation(result: dict[str, Any], output_dir: str | Path) -> None:

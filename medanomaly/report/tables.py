@@ -44,6 +44,7 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
     notes = [f"case threshold: {'; '.join(sorted(sources))}"] if sources else []
     prevalence = result["detectors"][0]["voxels"]["prevalence"]
     table.caption = "; ".join([f"lesion voxels: {100 * prevalence:.2f} % of brain", *notes])
+    table.caption += "".join(f"\nWarning: {warning}" for warning in result.get("warnings", []))
     table.caption_justify = "left"
     return table
 
@@ -53,12 +54,12 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
 
     Args:
         summaries: of :func:`medanomaly.report.summaries.summarise_case`.
-        normals: what the thresholds come from.
+        normals: where the case threshold comes from, see ``Calibration.case_threshold_in_words``.
         scored: what else a reader must know of the scores, see :func:`scored_in_words`.
     """
-    caption = f"thresholds from {normals}" + (f"\nscores: {scored}" if scored else "")
+    caption = f"case threshold: {normals}" + (f"\nscores: {scored}" if scored else "")
     table = Table(title_justify="left", caption=caption, caption_justify="left")
-    for column in ("case", "case score", "95 % of normals below", "brain above the 99.5 % of normal voxels", "reading"):
+    for column in ("case", "case score", "case threshold", "brain above 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")
     for summary in summaries:
         table.add_row(

@@ -160,8 +160,10 @@ def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, 
 
 
 def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, trained: Path) -> None:
-    signs = ["calibration_bright.json", "calibration_dark.json"] if configs.parent.name in SIGNED else []
-    assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", *signs, "model.pt"]
+    signs = ["_bright", "_dark"] if configs.parent.name in SIGNED else []
+    baselines = ["_intensity", "_intensity_equalised", "_intensity_smoothed"]
+    calibrations = [f"calibration{which}.json" for which in ("", *signs, *baselines)]
+    assert sorted(p.name for p in (trained / "models").iterdir()) == [*calibrations, "model.pt"]
     if configs.parent.name in FITTED:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:

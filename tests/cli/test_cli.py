@@ -356,7 +356,7 @@ def test_a_sign_that_a_model_does_not_tell_is_refused(
 def test_the_summary_tells_sign_prior_and_steps(settings: dict, words: str) -> None:
     assert tables.scored_in_words(settings) == words
     caption = tables.score_table([], "1 normal case", words).caption
-    assert caption == "thresholds from 1 normal case" + (f"\nscores: {words}" if words else "")
+    assert caption == "case threshold: 1 normal case" + (f"\nscores: {words}" if words else "")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [(["--seed", 1], "another seed"), (["--set", "stride=8"], "settings")])

@@ -105,14 +105,47 @@ def test_percentile_exceeds_the_level_where_the_score_exceeds_the_threshold():
         np.testing.assert_array_equal(calibration.percentile(scores.astype(np.float64)) > 100 * (1 - rate), above)
 
 
-def test_case_threshold_is_a_quantile_of_the_case_scores():
+@pytest.mark.parametrize("n", [1, 3, 18, 19, 20, 39, 100])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_case_threshold_lets_no_more_new_normals_through_than_it_says(n, rate):
+    """Leave one of n + 1 out in turn: the others' threshold must be exceeded as often as promised, and no more."""
+    scores = np.random.default_rng(n).gamma(2, size=n + 1)
+
+    def of(normals):
+        return Calibration((0.0, 1.0), (0.0, 1.0), tuple(normals), f"{len(normals)} normals")
+
+    exceeded = np.mean([scores[k] > of(np.delete(scores, k)).case_threshold(rate) for k in range(n + 1)])
+    promised = of(scores[1:]).case_rate(rate)
+    assert exceeded == pytest.approx(promised)
+    assert promised >= 1 / (n + 1)
+    if n >= round(1 / rate) - 1:
+        assert promised <= rate + 1e-12
+        lower = sorted(scores[1:])[sorted(scores[1:]).index(of(scores[1:]).case_threshold(rate)) - 1] if n > 1 else None
+        if lower is not None and (n + 1) * rate < n:
+            assert promised + 1 / (n + 1) > rate, "the next lower score would break the promise"
+    else:
+        assert of(scores[1:]).case_threshold(rate) == max(scores[1:]) and promised == pytest.approx(1 / (n + 1))
+
+
+def test_case_scores_are_those_of_the_cases():
     cases = gamma_cases()
     calibration = Calibration.fit(cases, SOURCE)
     assert calibration.n_cases == 4
     assert calibration.case_scores == tuple(case_score(case) for case in cases)
-    *_, second, highest = sorted(calibration.case_scores)
-    assert calibration.case_threshold(0.05) == pytest.approx(second + 0.85 * (highest - second))  # 0.95 * 3 = 2.85
-    assert calibration.case_threshold(0.5) == pytest.approx(np.median(calibration.case_scores))
+
+
+def test_the_threshold_says_what_so_few_normals_can_promise():
+    few = Calibration.fit(gamma_cases(4), "4 held-out normal cases")
+    assert few.case_threshold_in_words() == (
+        "the highest case score of 4 held-out normal cases: at most 20 % of new normal cases exceed it "
+        "(5 % would need 19 normals)"
+    )
+    many = Calibration.fit([np.full(2, float(n)) for n in range(40)], "40 held-out normal cases")
+    assert many.case_threshold() == 38.0 and many.case_rate() == pytest.approx(2 / 41)
+    assert many.case_threshold_in_words().startswith("number 39 of 40 case scores, counted from the lowest, of 40 held")
+    assert "at most 4.88 % of new normal cases exceed it" in many.case_threshold_in_words()
+    seen = Calibration.fit(gamma_cases(), "4 training cases", held_out=False)
+    assert "the detector has seen them" in seen.case_threshold_in_words() and " at most" not in str(seen)
 
 
 def test_round_trip_through_a_file(tmp_path):

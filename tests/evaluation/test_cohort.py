@@ -18,8 +18,9 @@ from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
 from medanomaly.evaluation.cohort import evaluate_cohort
 from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot
-from medanomaly.evaluation.normals import SIGNS, calibrate, calibrate_signs, calibration_file
+from medanomaly.evaluation.normals import SIGNS, calibrate, calibrate_model, calibration_file
 from medanomaly.preprocessing import brain_mri
+from medanomaly.report.tables import detector_table
 
 SHAPE = (9, 8, 7)
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -37,7 +38,7 @@ def brain_and_lesion(case):
     brain[1:8, 1:7, 1:6] = True
     if ABNORMAL.get(case):
         lesion[5:7, 2:4, 1:3] = True
-        lesion[0, 0, 0] = True  # outside the brain: does not count
+        lesion[0, 0, 0] = True  # outside the brain: no score lies there
     return brain, lesion
 
 
@@ -61,6 +62,10 @@ def folder(tmp_path):
 def cases(folder, names="abcd", **changes):
     files = {"image": ".nii", "brain": "_brain.nii", "label": "_label.nii"}
     return [{"case": n} | {k: str(folder / f"{n}{end}") for k, end in files.items()} | changes for n in names]
+
+
+def healthy(folder, names):
+    return cases(folder, names, label=None)
 
 
 def evaluate(folder, names="abcd", **options):
@@ -115,11 +120,14 @@ def test_the_case_threshold_comes_from_normals_alone(folder, from_calibration):
     if from_calibration:
         maps = [heatmap_of(case)[brain_and_lesion(case)[0]] for case in "xyz"]
         row = evaluate(folder, calibrations={"made": Calibration.fit(maps, "3 of mine")}, normals=cases(folder, "ac"))
-        assert row["case_level"]["threshold_from"] == "95th percentile of 3 of mine"
+        source = "3 of mine"
     else:
-        row = evaluate(folder, normals=cases(folder, "xyz"))
-        assert row["case_level"]["threshold_from"] == "95th percentile of 3 held-out normal cases"
-    threshold = np.percentile(normal_scores, 95)
+        row = evaluate(folder, normals=healthy(folder, "xyz"))
+        source = "3 held-out normal cases"
+    assert row["case_level"]["threshold_from"] == (
+        f"the highest case score of {source}: at most 25 % of new normal cases exceed it (5 % would need 19 normals)"
+    )
+    threshold = max(normal_scores)
     assert row["case_level"]["threshold"] == pytest.approx(threshold)
     called = {case: int(top_mean(case) > threshold) for case in "abcd"}
     assert row["case_level"]["tp"] == called["a"] + called["c"]
@@ -127,12 +135,59 @@ def test_the_case_threshold_comes_from_normals_alone(folder, from_calibration):
     assert row["case_level"]["auroc"] == roc_auc_score(list(ABNORMAL.values()), [top_mean(case) for case in "abcd"])
 
 
+def test_lesions_of_labelled_normals_are_left_out_of_the_threshold(folder):
+    row = evaluate(folder, "bd", normals=cases(folder, "a"))
+    brain, lesion = brain_and_lesion("a")
+    normal = heatmap_of("a")[brain & ~lesion]
+    assert row["case_level"]["threshold"] == pytest.approx(np.sort(normal)[-2:].mean(dtype=float))
+
+
+def test_all_rows_get_case_level_figures_or_none(folder):
+    sources = {"plain": lambda case: -heatmap_of(case["case"]), "made": HeatmapFolder(folder / "scores")}
+    calibrations = {"made": Calibration.fit([heatmap_of("x")[brain_and_lesion("x")[0]]], "1 of mine")}
+    result = evaluate_cohort(cases(folder), sources, folder / "out", calibrations=calibrations, n_replicates=2)
+    assert not any("case_level" in row for row in result["detectors"])
+    assert "no thresholds from normals for plain, so no row" in " ".join(result["warnings"])
+    both = {**calibrations, "plain": calibrations["made"]}
+    rows = evaluate_cohort(cases(folder), sources, folder / "out", calibrations=both, n_replicates=2)["detectors"]
+    assert all("case_level" in row for row in rows)
+
+
+def test_rows_that_were_scored_on_other_brains_are_refused(folder):
+    def smaller(case):
+        heatmap = heatmap_of(case["case"])
+        if case["case"] == "c":
+            heatmap[1] = np.nan
+        return heatmap
+
+    sources = {"small": smaller, "made": HeatmapFolder(folder / "scores")}
+    words = "brain masks of c differ: small has scores at 180 voxels, made at 210, and 30 voxels"
+    with pytest.raises(InputError, match=words):
+        evaluate_cohort(cases(folder), sources, folder / "out", n_replicates=2)
+    assert not (folder / "out").exists()
+
+
+def test_a_lesion_that_the_mask_cuts_off_still_makes_its_case_abnormal(folder):
+    label = np.zeros(SHAPE, np.uint8)
+    label[0, 0, :3] = 1
+    save(folder / "b_label.nii", label)
+    given = cases(folder)
+    result = evaluate_cohort(given, {"made": HeatmapFolder(folder / "scores")}, folder / "out", n_replicates=2)
+    rows = {row["case"]: row for row in result["detectors"][0]["cases"]}
+    assert {case: row["abnormal"] for case, row in rows.items()} == {**ABNORMAL, "b": True}
+    assert {case: row["lesion_voxels_outside"] for case, row in rows.items()} == {"a": 1, "b": 3, "c": 1, "d": 0}
+    assert result["detectors"][0]["voxels"]["lesion_voxels_outside"] == 5
+    assert "5 lesion voxels lie outside the brain masks" in result["warnings"][0]
+    assert "a (1), b (3), c (1)" in " ".join(detector_table(result).caption.split())
+    assert pd.read_csv(folder / "out/cases.csv")["lesion_voxels_outside"].tolist() == [1, 3, 1, 0]
+
+
 def test_without_normals_there_is_no_case_level(folder):
     assert "case_level" not in evaluate(folder)
 
 
 def test_healthy_cases_alone_have_no_lesion_metrics(folder):
-    row = evaluate(folder, "bd", normals=cases(folder, "xyz"))
+    row = evaluate(folder, "bd", normals=healthy(folder, "xyz"))
     assert "roc" not in row
     assert np.isnan(row["voxels"]["auroc"])
     assert row["voxels"]["prevalence"] == 0
@@ -146,7 +201,7 @@ def refuse(constant):
 
 @pytest.mark.parametrize("names", ["abcd", "bd", "a"])
 def test_files_hold_what_is_returned(folder, names):
-    row = evaluate(folder, names, normals=cases(folder, "xyz"))
+    row = evaluate(folder, names, normals=healthy(folder, "xyz"))
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["cases.csv", "detectors.csv", "metrics.json"]
     written = json.loads((folder / "out/metrics.json").read_text(), parse_constant=refuse)
     assert written["n_cases"] == len(names)
@@ -251,7 +306,7 @@ def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
     dataset = [{"image": torch.randn(1, 12, 12, 12, generator=generator), "brain": torch.ones(1, 12, 12, 12)}]
     network = SimpleNamespace(sign="dark", signed=True)
     network.set_sign = lambda sign: setattr(network, "sign", sign)
-    calibrate_signs(dataset, signed, network, tmp_path, held_out=False, settings={"stride": 4})
+    calibrate_model(dataset, signed, network, tmp_path, held_out=False, settings={"stride": 4})
     assert network.sign == "dark"  # as it was
     files = ["calibration.json", "calibration_bright.json", "calibration_dark.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
@@ -262,7 +317,7 @@ def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
     with pytest.raises(ConfigError, match="sign is 'up': use one of both, bright, dark"):
         calibration_file(tmp_path, "up")
     network.signed = False
-    calibrate_signs(dataset, signed, network, tmp_path / "unsigned")
+    calibrate_model(dataset, signed, network, tmp_path / "unsigned")
     assert [path.name for path in (tmp_path / "unsigned").iterdir()] == ["calibration.json"]
 
 

@@ -83,3 +83,18 @@ def test_an_empty_brain_is_an_error():
 def test_percentiles_that_do_not_rise_are_a_config_error(lower, upper):
     with pytest.raises(ConfigError, match="must rise within 0 to 100"):
         NormalisePercentiles(lower, upper)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_no_brain_voxel_is_taken_for_background(clip):
+    """Scans of few levels: many voxels lie exactly at the percentile that becomes 0."""
+    rng = np.random.default_rng(3)
+    image, brain = rng.integers(3, 12, (1, *SHAPE)).astype(np.float32), volume()[1]
+    result = NormalisePercentiles(clip=clip)(torch.from_numpy(image), torch.from_numpy(brain)).numpy()
+    low, high = np.percentile(image[0][brain[0] > 0], [5, 95])
+    assert np.mean(image[0][brain[0] > 0] == low) > 0.05
+    np.testing.assert_array_equal(result[0] != 0, brain[0] > 0)
+    expected = (image[0] - low) / (high - low)
+    np.testing.assert_allclose(
+        result[0], np.where(brain[0] > 0, np.clip(expected, 0, 1) if clip else expected, 0), atol=2e-6
+    )
