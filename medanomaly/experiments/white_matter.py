@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from medanomaly.data import heatmap_path
 from medanomaly.detectors import Detector, IntensityBaseline
+from medanomaly.errors import InputError
 from medanomaly.evaluation import Calibration, voxel_metrics
 from medanomaly.experiments import toy_lesions
 from medanomaly.experiments.benchmark import Run, grouped, make_detector, train_detector
@@ -214,7 +215,19 @@ def train(run: Run, patient: Patient, held_out: Mask, folder: Path) -> Detector:
 
 
 def leaderboard(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A row a detector and setting, baselines first: means over seeds and standard deviations ("... sd")."""
+    """A row a detector and setting, baselines first: means over seeds and standard deviations ("... sd").
+
+    Raises:
+        InputError: if results were not measured on equal terms: other voxels, or thresholds from other normals.
+    """
+    for key in ("n_voxels", "threshold_from"):
+        found = {str(result["metrics"].get(key)): f"{result['detector']}, {result['setting']}" for result in results}
+        if len(found) > 1:
+            named = "; ".join(f"{example} has {value}" for value, example in found.items())
+            raise InputError(
+                f"the results do not share one {key}: {named}. Rows of one table are measured on equal terms: delete "
+                "the result files of the earlier ones, and run the benchmark again."
+            )
     order = [(run.detector, run.setting) for run in runs(DETECTORS, [0], reduced=False)]
     rows = []
     for (detector, setting), group in sorted(grouped(results).items(), key=lambda item: order.index(item[0])):

@@ -202,6 +202,16 @@ def test_the_table_gives_means_and_spread_over_seeds_and_the_figures_of_the_pape
     assert table["AUROC in the paper, on its own data"].tolist() == ["-", "0.89"]
 
 
+@pytest.mark.parametrize("key", ["n_voxels", "threshold_from"])
+def test_results_that_were_not_measured_on_equal_terms_make_no_table(key):
+    metrics = {"auroc": 0.5, "average_precision": 0.5, "n_voxels": 7, "threshold_from": "all tissue"}
+    rows = [{"detector": "intensity", "setting": "flair", "seed": seed, "metrics": dict(metrics)} for seed in range(2)]
+    assert len(white_matter.leaderboard(rows)) == 1
+    rows[1]["metrics"][key] = "another"
+    with pytest.raises(InputError, match=f"do not share one {key}: intensity, flair has .* has another"):
+        white_matter.leaderboard(rows)
+
+
 def test_any_patients_can_be_trained_on_and_tested_on(data_root, tmp_path):
     given = {"training_patient": "patient26", "test_patient": "patient07"}
     files = {}
