@@ -20,6 +20,7 @@ from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
+from medanomaly.preprocessing.plausible_grid import PlausibleGridd
 
 # The mask as it lies on the input's grid, kept while `brain` moves with the image. (MONAI takes a key "brain_..." for
 # the metadata of `brain`.)
@@ -36,8 +37,9 @@ def brain_mri(
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
-    Read, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan stays oblique), resample
-    (image linearly, masks by nearest neighbour), normalise inside the brain. The moves are recorded for the inverse.
+    Read, look at the voxel sizes, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan
+    stays oblique), resample (image linearly, masks by nearest neighbour), normalise inside the brain. The moves are
+    recorded for the inverse.
 
     Args:
         in_channels: how many channels a case must have; None for any number.
@@ -55,6 +57,7 @@ def brain_mri(
     keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "nearest")
     steps: list[Any] = [
         LoadCased(in_channels),
+        PlausibleGridd(spacing),  # before an extractor works on what will be refused
         BrainMaskd(brain_mask),
         _KeepBraind(),
         Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
