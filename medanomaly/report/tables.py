@@ -49,7 +49,7 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
 
 
 def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str = "") -> Table:
-    """One row a scored case: how it compares with normal brains.
+    """One row a scored case: how it compares with normal brains; below, the cases whose brain mask is odd.
 
     Args:
         summaries: of :func:`medanomaly.report.summaries.summarise_case`.
@@ -57,6 +57,7 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
         scored: what else a reader must know of the scores, see :func:`scored_in_words`.
     """
     caption = f"thresholds from {normals}" + (f"\nscores: {scored}" if scored else "")
+    caption += "".join(f"\n{case['case']}: {case['warning']}" for case in summaries if case.get("warning"))
     table = Table(title_justify="left", caption=caption, caption_justify="left")
     for column in ("case", "case score", "95 % of normals below", "brain above the 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")
