@@ -126,7 +126,7 @@ def score(
     device: Device = None,
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
-    from medanomaly.data import cases_from_files, read_datalist
+    from medanomaly.data import cases_from_files, read_datalist, require_folder
     from medanomaly.errors import InputError
     from medanomaly.experiments.bundles import (
         check_provenance,
@@ -138,6 +138,7 @@ def score(
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
+    require_folder(output)
     settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
@@ -174,11 +175,13 @@ def evaluate(
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
+    from medanomaly.data import require_folder
     from medanomaly.experiments.bundles import read_provenance, run_bundle
 
     provenance = read_provenance(scores, required=model is None)
     root = (model or Path(provenance["model"])).resolve()
     target = output or scores / "evaluation"
+    require_folder(target)
     as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance}
     run_bundle(
         root,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from numbers import Integral
 from types import TracebackType
+from typing import Any
 
 
 class MedanomalyError(Exception):
@@ -25,6 +27,12 @@ class ConfigError(MedanomalyError, ValueError):
 
 class TrainingError(MedanomalyError, RuntimeError):
     """Training went wrong in a way that would leave a useless detector (a loss that is not finite, a dead code)."""
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ConfigError if the setting ``name`` is not a whole number of at least 1; True is not one."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ConfigError(f"{name} is {value!r}, but a whole number of at least 1 is needed: set {name} to one.")
 
 
 def plain_message(error: BaseException | None) -> str | None:

@@ -4,7 +4,7 @@ from medanomaly.data.datalist import cases_from_files, read_datalist, require_ca
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.prefetch import PrefetchDataLoader
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
-from medanomaly.data.writing import SaveHeatmapd, heatmap_path, save_on_grid, written_whole
+from medanomaly.data.writing import SaveHeatmapd, heatmap_path, require_folder, save_on_grid, written_whole
 
 __all__ = [
     "LoadCased",
@@ -17,6 +17,7 @@ __all__ = [
     "read_datalist",
     "read_volume",
     "require_cases",
+    "require_folder",
     "save_on_grid",
     "written_whole",
 ]

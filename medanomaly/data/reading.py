@@ -6,27 +6,32 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, ResampleToMatch
+from numpy.typing import NDArray
 
 from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
+INSIDE = 0.5  # from this value on a voxel belongs to a mask, so that probabilities and labels can be masks
 
 
 class LoadCased(MapTransform):
     """Paths of a case to MetaTensors: ``image`` (C, H, W, D) float32, ``brain`` and ``label`` (1, H, W, D).
 
     Any format that MONAI's readers take. Channels must lie on one grid. A mask on another grid is resampled to the
-    image's by nearest neighbour in world space. NaNs (background in some tools' output) become 0.
+    image's by nearest neighbour in world space; before, it is cut at one half. NaNs (background in some tools' output)
+    become 0.
 
     Args:
         in_channels: how many channels ``image`` must have; None for any number.
 
     Raises:
-        InputError: a file that cannot be read, is not 3-D, or does not fit its channels or its mask.
+        InputError: a file that cannot be read, is not a 3-D volume of real numbers, has an affine that places no
+            voxels, or does not fit its channels or its mask.
     """
 
     def __init__(self, in_channels: int | None = None) -> None:
@@ -50,7 +55,12 @@ class LoadCased(MapTransform):
 
 
 def read_volume(path: str | Path) -> MetaTensor:
-    """One 3-D volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped."""
+    """One 3-D volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped.
+
+    Raises:
+        InputError: if the file cannot be read, is not 3-D, holds complex numbers or colours, or has a useless affine.
+    """
+    affine = _checked_header(path)
     try:
         volume: MetaTensor = LoadImage(image_only=True, dtype=np.float32)(str(path))
     except Exception as error:  # the readers raise whatever their library raises
@@ -62,7 +72,48 @@ def read_volume(path: str | Path) -> MetaTensor:
             f"{path} is {volume.ndim}-D with shape {tuple(volume.shape)}, but a 3-D volume is needed: split it into "
             "one file a volume (with fslsplit or nibabel.four_to_three, say) and list those you need as channels."
         )
+    affine = volume.affine.numpy() if affine is None else affine  # as it was before the reader mended NaNs
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(_directions(affine))) > 1e-4:
+        raise InputError(
+            f"the affine of {path} is {np.round(affine[:3], 3).tolist()}, but it must give each axis a direction and a "
+            "size of its own: correct the sform and the qform of the header (with fslorient or nibabel, say), or "
+            "convert the scan again from DICOM."
+        )
     return volume
+
+
+def _checked_header(path: str | Path) -> NDArray[np.float64] | None:
+    """The affine (4, 4) in the header of a NIfTI file; None for other files, and for those that cannot be read.
+
+    Raises:
+        InputError: if its voxels are not real numbers; casting would drop the imaginary part without a word.
+    """
+    if not str(path).endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        header: Any = nib.load(path)
+        kind, affine = header.get_data_dtype(), np.asarray(header.affine, np.float64)
+    except Exception:  # the reader says it better
+        return None
+    if kind.kind == "c":
+        raise InputError(
+            f"{path} holds {kind} voxels, but real numbers are needed: write the magnitude of the complex image to a "
+            "file of its own, and give that."
+        )
+    if kind.names is not None:
+        raise InputError(
+            f"{path} holds colours ({', '.join(kind.names)}), but one real number a voxel is needed: give the scan "
+            "itself, or write each colour to a file of its own and give them as channels."
+        )
+    return affine
+
+
+def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
+    return directions
 
 
 def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
@@ -87,7 +138,7 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
 
 def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str) -> MetaTensor:
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
-    drawn = mask.as_tensor().numpy() > 0  # NaN is not
+    drawn = mask.as_tensor().numpy() >= INSIDE  # NaN is not
     binary = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), meta=dict(mask.meta))
     if not _same_grid(mask, image):
         resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)

@@ -86,6 +86,15 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
         nib.save(image, temporary)
 
 
+def require_folder(output: str | Path) -> None:
+    """Raise InputError if ``output`` is not a folder and cannot become one, as a file is in its place or above it."""
+    path = Path(output).absolute()
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):
+        kind = "a file" if nearest.exists() else "a link to nothing"
+        raise InputError(f"the output {path} must be a folder, but {nearest} is {kind}: choose another --output.")
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` when the block ends well: no file is ever half-written."""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import medanomaly
 from medanomaly.data import LoadCased, read_volume, require_cases, written_whole
+from medanomaly.data.reading import INSIDE
 from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_over_cases
 from medanomaly.evaluation.calibration import Calibration
@@ -197,7 +198,7 @@ def _measure_cases(cases: Sequence[Mapping[str, Any]], calibration: Calibration 
 def _label_on_scan(case: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The lesions (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
     if case.get("image") is None:
-        return np.asarray(read_volume(case["label"]).as_tensor()) > 0
+        return np.asarray(read_volume(case["label"]).as_tensor()) >= INSIDE
     image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
     return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor()) > 0
 

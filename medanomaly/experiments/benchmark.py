@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 import medanomaly
-from medanomaly.data.writing import written_whole
+from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.detectors import DETECTORS, Detector
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.experiments.provenance import current_commit, machine, provenance_lines
@@ -171,8 +171,8 @@ def run_benchmark(
         That folder.
 
     Raises:
-        InputError: for an unknown experiment, detector or setting, an empty list, data that is not there, or results in
-            ``output`` that were made with other settings.
+        InputError: for an unknown experiment, detector or setting, an empty list, data that is not there, an ``output``
+            that is a file, or results in it that were made with other settings.
     """
     experiment = _find_experiment(experiment_name)
     detectors = list(dict.fromkeys(experiment.DETECTORS if detectors is None else detectors))
@@ -181,6 +181,7 @@ def run_benchmark(
     if not seeds:
         raise InputError("there are no seeds: name at least one, such as --seeds 0.")
     data_root = None if data_root is None else Path(data_root)
+    require_folder(output)
     folder = Path(output) / (f"{experiment_name}-reduced" if reduced else experiment_name)
     planned = _changed(experiment.runs(detectors, seeds, reduced), settings or {})
     for run in planned:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
-from medanomaly.data.writing import written_whole
+from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
@@ -44,8 +44,9 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
 
     Raises:
         ConfigError: for a setting that no config has.
-        InputError: if ``output`` holds something that is not a bundle.
+        InputError: if ``output`` is a file or holds something that is not a bundle.
     """
+    require_folder(output)
     source, output = find_bundle(name), Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
         raise InputError(f"{output} is not empty and is no bundle: give a new folder.")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medanomaly.data import heatmap_path, make_demo_cohort, read_datalist
+from medanomaly.data import heatmap_path, make_demo_cohort, read_datalist, require_folder
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
 from medanomaly.experiments.bundles import copy_bundle, run_bundle, write_provenance
@@ -34,9 +34,10 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
         The result of the evaluation.
 
     Raises:
-        InputError: if ``output`` holds something else than an earlier demo with the same seed, or settings are given
-            for one whose training has begun.
+        InputError: if ``output`` is a file, or holds something else than an earlier demo with the same seed, or
+            settings are given for one whose training has begun.
     """
+    require_folder(output)
     output = Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "cohort").is_dir():
         raise InputError(f"{output} is not empty and holds no demo: give a new folder with --output.")

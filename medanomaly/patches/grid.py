@@ -36,10 +36,14 @@ def planes_of(planes: Sequence[str], spatial_dims: int) -> tuple[str | None, ...
     """The planes to cut: those asked for in 2-D, and a single None in 3-D, where a cube has no plane.
 
     Raises:
-        ConfigError: for a plane that is unknown.
+        ConfigError: for a plane that is unknown, or no plane at all in 2-D.
     """
     if spatial_dims == 3:
         return (None,)
+    if not planes:
+        raise ConfigError(
+            f"planes is {planes!r}, but 2-D patches need a plane: name some of {', '.join(sorted(PLANES))}."
+        )
     planes = [planes] if isinstance(planes, str) else planes
     for plane in planes:
         if plane not in PLANES:

@@ -10,7 +10,7 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from medanomaly.errors import InputError
+from medanomaly.errors import InputError, check_count
 from medanomaly.patches.grid import (
     PatchGrid,
     pad_to_window,
@@ -58,6 +58,8 @@ class PatchScoreInferer(Inferer):
         progress: bool = False,
     ) -> None:
         super().__init__()
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self.window, self.stride = patch_window(patch_size, stride, spatial_dims)
         self.patch_size, self.spatial_dims = patch_size, spatial_dims
         self.planes = planes_of(planes, spatial_dims)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medanomaly.errors import ConfigError, InputError
+from medanomaly.errors import ConfigError, InputError, check_count
 from medanomaly.patches.grid import (
     PatchGrid,
     pad_to_window,
@@ -54,6 +54,7 @@ class PatchSampler:
         device: where the volumes are kept and patches are cut.
 
     Raises:
+        ConfigError: if a number or a plane cannot work.
         InputError: at the first draw, if the dataset is empty or a case has no patch to draw.
     """
 
@@ -70,6 +71,8 @@ class PatchSampler:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        check_count("batch_size", batch_size)
+        check_count("patches_per_epoch", patches_per_epoch)
         if patches_per_epoch < batch_size:
             raise ConfigError(f"patches_per_epoch={patches_per_epoch} must be at least batch_size={batch_size}.")
         self.dataset, self.batch_size, self.patches_per_epoch = dataset, batch_size, patches_per_epoch

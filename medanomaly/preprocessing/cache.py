@@ -8,6 +8,7 @@ import os
 import pickle
 import shlex
 import shutil
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,10 +33,11 @@ SUFFIX = ".case"
 def user_cache() -> Path:
     """The folder that the bundles cache in: ``$MEDANOMALY_CACHE``, or else ``medanomaly`` in the user's cache folder.
 
-    It is one for all models, so cases that one detector was trained on need not be prepared again for the next.
+    It is one for all models, so cases that one detector was trained on need not be prepared again for the next. A
+    variable that is empty counts as not set, and ``~`` is the user's home.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return Path(os.environ.get("MEDANOMALY_CACHE", caches / "medanomaly"))
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("MEDANOMALY_CACHE") or caches / "medanomaly").expanduser()
 
 
 class CachedCompose(Compose):
@@ -46,13 +48,15 @@ class CachedCompose(Compose):
     (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as its values in the brain, a mask as bits.
 
     NIfTI files and folders of a DICOM series are cached; other formats, which may keep voxels in a second file, are
-    always read. The folder holds brains of patients, so it is made readable for its owner alone; and it is read with
-    pickle, so let nobody else write to it.
+    always read. The folder holds brains of patients, so it and the cases in it are made private to their owner,
+    whatever their mode was. It is read with pickle, so what another user wrote is never read; and in a folder of
+    another user, or one that all share such as ``/tmp``, nothing is kept.
 
     Args:
         transforms: of the chain; they make ``image`` (C, H, W, D), which is 0 outside ``brain``, and masks of 0 and 1.
         parameters: all that the result of the chain depends on, in values that JSON can hold.
-        cache_dir: the folder; one that cannot be written to is warned of, once, and is no error.
+        cache_dir: the folder, which may begin with ``~``; one where nothing can be kept is warned of, once, and is no
+            error.
         max_bytes: what the folder may hold; the cases that were not used for the longest time go first.
     """
 
@@ -60,12 +64,12 @@ class CachedCompose(Compose):
         self, transforms: Sequence[Any], parameters: Mapping[str, Any], cache_dir: str | Path, max_bytes: float = 1e10
     ) -> None:
         super().__init__(transforms)
-        self.cache_dir, self.max_bytes = Path(cache_dir), max_bytes
+        self.cache_dir, self.max_bytes = Path(cache_dir).expanduser(), max_bytes
         versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
         code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(reading.__file__))]
         self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
         self.command = str(parameters.get("brain_mask", ""))
-        self.has_warned = False
+        self.has_warned = self.is_private = False
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Paths of a case to the prepared case; the same, bit for bit, whether it was kept or is made now."""
@@ -73,6 +77,9 @@ class CachedCompose(Compose):
         if key is None:
             return super().__call__(data, *args, **kwargs)
         entry = self.cache_dir / f"{key}{SUFFIX}"
+        if not self.is_private and os.path.isdir(self.cache_dir):  # left open by an earlier version, say
+            with suppress(OSError):  # which is told when something is to be kept
+                self._make_private()
         made = _read(entry)
         if made is None:
             made = {k: v for k, v in super().__call__(data).items() if torch.is_tensor(v) and v is not data.get(k)}
@@ -111,8 +118,9 @@ class CachedCompose(Compose):
             packed[name] = (header, array.shape, array.dtype.str, values)
         content = pickle.dumps(packed, protocol=5)
         try:
-            self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_private()
             with written_whole(entry) as temporary:
+                temporary.touch(mode=0o600)  # before there is anything to see
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
             self._make_room()
         except OSError as error:
@@ -120,17 +128,43 @@ class CachedCompose(Compose):
                 warnings.warn(f"prepared cases are not kept, each is prepared when it is needed: {error}", stacklevel=3)
             self.has_warned = True
 
+    def _make_private(self) -> None:
+        """Make the folder, or take its and its cases' modes back to their owner's alone; OSError if it is not ours."""
+        self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.stat(self.cache_dir)
+        if not (_is_ours(found) and _is_ours(os.lstat(self.cache_dir))) or found.st_mode & stat.S_ISVTX:
+            raise PermissionError(
+                f"{self.cache_dir} is a folder of another user or one that all share: choose one of your own with "
+                "cache_dir or $MEDANOMALY_CACHE"
+            )
+        if found.st_mode & 0o077:
+            self.cache_dir.chmod(0o700)
+        if not self.is_private:
+            for file in self.cache_dir.glob(f"*{SUFFIX}"):
+                with suppress(OSError):  # it is another user's, or gone
+                    _close_to_others(file, os.lstat(file))
+        self.is_private = True
+
     def _make_room(self) -> None:
         found = []
         for file in self.cache_dir.glob(f"*{SUFFIX}"):
             with suppress(FileNotFoundError):  # another process makes room, too
                 found.append((file.stat(), file))
-        excess = sum(stat.st_size for stat, _ in found) - self.max_bytes
-        for stat, file in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
+        excess = sum(status.st_size for status, _ in found) - self.max_bytes
+        for status, file in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
             if excess <= 0:
                 break
             file.unlink(missing_ok=True)
-            excess -= stat.st_size
+            excess -= status.st_size
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()  # Windows knows no such owners
+
+
+def _close_to_others(file: Path, found: os.stat_result) -> None:
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and _is_ours(found):
+        file.chmod(0o600)
 
 
 def _files_of(path: Path) -> list[Path] | None:
@@ -145,9 +179,12 @@ def _file_digest(file: Path) -> bytes:
 
 
 def _read(entry: Path) -> dict[str, torch.Tensor] | None:
-    """What was kept, or None if there is nothing or it is not whole."""
+    """What was kept, or None if there is nothing, it is not whole, or another user wrote it."""
     try:
-        content = entry.read_bytes()
+        with entry.open("rb") as file:
+            if not _is_ours(os.fstat(file.fileno())):  # of the open file: a name may come to mean another one
+                return None
+            content = file.read()
     except OSError:
         return None
     if hashlib.sha256(content[32:]).digest() != content[:32]:

@@ -20,6 +20,7 @@ from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
+from medanomaly.preprocessing.plausible_grid import PlausibleGridd
 
 # The masks as they lie on the input's grid, kept while `brain` and `label` move with the image. (MONAI takes a key
 # "brain_..." for the metadata of `brain`.)
@@ -37,9 +38,10 @@ def brain_mri(
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
-    Read, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan stays oblique), resample
-    (image linearly, the brain by nearest neighbour, the label so that every voxel that holds any lesion counts: it is
-    there to keep lesions out of training), normalise inside the brain. The moves are recorded for the inverse.
+    Read, look at the voxel sizes, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan
+    stays oblique), resample (image linearly, the brain by nearest neighbour, the label so that every voxel that holds
+    any lesion counts: it is there to keep lesions out of training), normalise inside the brain. The moves are recorded
+    for the inverse.
 
     Args:
         in_channels: how many channels a case must have; None for any number.
@@ -57,6 +59,7 @@ def brain_mri(
     keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "bilinear")
     steps: list[Any] = [
         LoadCased(in_channels),
+        PlausibleGridd(spacing),  # before an extractor works on what will be refused
         BrainMaskd(brain_mask),
         _KeepMasksd(),
         Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),

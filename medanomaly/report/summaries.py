@@ -11,6 +11,7 @@ import pandas as pd
 
 from medanomaly.data import heatmap_path, written_whole
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
+from medanomaly.preprocessing.brain_mask import brain_share_warning
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
 
@@ -20,6 +21,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
 
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
+    ``brain_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that, if
+    anything: a case from the cache went past the step that would have warned of its mask.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -29,6 +32,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     heatmap = HeatmapFolder(output_dir)(case)
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
+    brain_fraction = scores.size / heatmap.size
     return {
         "case": case["case"],
         "image": case["image"][0],
@@ -38,6 +42,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "abnormal": score > threshold,
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
+        "brain_fraction": brain_fraction,
+        "warning": brain_share_warning(brain_fraction),
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 

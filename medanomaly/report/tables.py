@@ -50,7 +50,7 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
 
 
 def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str = "") -> Table:
-    """One row a scored case: how it compares with normal brains.
+    """One row a scored case: how it compares with normal brains; below, the cases whose brain mask is odd.
 
     Args:
         summaries: of :func:`medanomaly.report.summaries.summarise_case`.
@@ -58,6 +58,7 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
         scored: what else a reader must know of the scores, see :func:`scored_in_words`.
     """
     caption = f"case threshold: {normals}" + (f"\nscores: {scored}" if scored else "")
+    caption += "".join(f"\n{case['case']}: {case['warning']}" for case in summaries if case.get("warning"))
     table = Table(title_justify="left", caption=caption, caption_justify="left")
     for column in ("case", "case score", "case threshold", "brain above 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")

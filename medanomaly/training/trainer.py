@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
 from medanomaly.detectors.base import Detector
-from medanomaly.errors import ConfigError, InputError, TrainingError
+from medanomaly.errors import InputError, TrainingError, check_count
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.training.checkpoints import load_checkpoint
@@ -59,7 +59,7 @@ class DetectorTrainer(Trainer):
             ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]``.
 
     Raises:
-        ConfigError: if ``max_epochs`` is below 1.
+        ConfigError: if ``max_epochs`` or ``patience`` is not a whole number of at least 1.
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
         TrainingError: within 50 steps of a loss that is not finite, and before anything is saved.
     """
@@ -81,8 +81,8 @@ class DetectorTrainer(Trainer):
         progress: bool = True,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
-        if max_epochs < 1:
-            raise ConfigError(f"max_epochs is {max_epochs}: train for at least 1 epoch.")
+        check_count("max_epochs", max_epochs)
+        check_count("patience", patience)
         self.detector = network.to(device)
         prepare_network(self.detector)
         self.optimizers = network.optimizers()

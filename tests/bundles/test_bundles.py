@@ -11,11 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_in_out
 from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
 from medanomaly.evaluation import Calibration
+from medanomaly.experiments.bundles import copy_bundle
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
@@ -339,3 +340,40 @@ def test_other_settings_than_the_model_was_trained_with_are_refused(configs: Pat
             configs, "inference", bundle_root=str(trained), dataset_dir=str(cohort.parent), spacing=[1, 1, 1]
         ).run()
     assert "spacing = [2, 2, 3]" in (plain_message(caught.value) or "")
+
+
+@pytest.mark.parametrize("patch_size", [16, 32])
+def test_the_patch_size_alone_can_be_changed(configs: Path, patch_size: int, cohort: Path, tmp_path: Path) -> None:
+    """The bundle as it comes, no other setting made: it is built, learns from patches, scores a volume."""
+    root = copy_bundle(configs.parent.name, tmp_path / "model", {"patch_size": patch_size})
+    asked = {"dataset_dir": str(cohort.parent), "spacing": [2, 2, 3], "patches_per_epoch": 16, "batch_size": 16}
+    train, inference = ConfigParser(), ConfigParser()
+    for parser, config in ((train, "train"), (inference, "inference")):
+        parser.read_config(str(root / "configs" / f"{config}.json"))
+        parser.update(asked)
+    settings = train.get_parsed_content("settings")
+    assert settings == inference.get_parsed_content("settings")
+    assert json.loads(json.dumps(settings)) == settings, "what a calibration keeps is numbers and words"
+    default = json.loads((configs / "inference.json").read_text())["patch_size"]
+    assert settings["stride"] == (4 if default == 16 else patch_size // 2)
+    network = train.get_parsed_content("network_def")
+    inference.get_parsed_content("network_def").load_state_dict(network.state_dict())
+    sampler = train.get_parsed_content("train#dataloader")
+    patches = next(iter(sampler))
+    assert patches.shape[2:] == (patch_size, patch_size)
+    losses = network.training_step(patches, network.optimizers()) if network.optimizers() else {}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    network.fit_statistics([patches])
+    network.eval()
+    volume = torch.rand(1, 1, patch_size + 4, patch_size + 4, 2)
+    for parser, key in ((train, "train#inferer"), (inference, "inferer")):
+        assert torch.isfinite(parser.get_parsed_content(key)(volume, network)).all()
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())["network_data_format"]
+    assert metadata["inputs"]["image"]["spatial_shape"] == [patch_size, patch_size]
+
+
+def test_the_defaults_are_what_they_were(configs: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(configs / "inference.json"))
+    patch_size, stride = (parser.get_parsed_content(key) for key in ("patch_size", "stride"))
+    assert (patch_size, stride) in ((16, 4), (64, 32))

@@ -138,6 +138,19 @@ def _empty_mask(cohort: Path, tmp_path: Path) -> list[object]:
     return [scan, "--brain", tmp_path / "mask.nii.gz"]
 
 
+def _shifted(cohort: Path, tmp_path: Path) -> list[object]:
+    """A brain-extracted scan whose header moves 0 to 50."""
+    scan = nib.load(cohort.parent / "test-0" / "image0.nii.gz")
+    shifted = nib.Nifti1Image(np.asarray(scan.dataobj).round().astype(np.int16), scan.affine)
+    shifted.header.set_slope_inter(1, 50)
+    nib.save(shifted, tmp_path / "shifted.nii.gz")
+    return [tmp_path / "shifted.nii.gz", "--brain", "nonzero"]
+
+
+def _with_brain(brain: str) -> Callable[[Path, Path], list[object]]:
+    return lambda cohort, tmp: [cohort.parent / "test-0" / "image0.nii.gz", "--brain", brain]
+
+
 def _misspelt(cohort: Path, tmp_path: Path) -> list[object]:
     datalist = tmp_path / "misspelt.json"
     datalist.write_text(json.dumps({"test": [{"imgae": "a.nii.gz"}]}))
@@ -152,6 +165,9 @@ def _misspelt(cohort: Path, tmp_path: Path) -> list[object]:
         (_four_d, ["bold.nii.gz", "4-D", "(8, 8, 8, 3)"]),
         (_empty_mask, ["mask", "empty"]),
         (_two_channels, ["2 image channel(s)", "takes 1"]),
+        (_shifted, ["shifted.nii.gz", "intercept", " 50", "brain mask"]),
+        (_with_brain("bet '{image} {mask}"), ["bet '{image} {mask}", "quotation mark", "close it"]),
+        (_with_brain("bet {image} {mask} {gpu}"), ["{gpu}", "{image} and {mask}"]),
         (_misspelt, ["'imgae'", "Did you mean 'image'"]),
         (lambda cohort, tmp: [], ["name the scans"]),
     ],
@@ -235,6 +251,10 @@ def test_a_trained_bundle_reads_another_datalist_from_its_own_folder(
         (["spacing=[0,1,1]"], "spacing is [0, 1, 1]"),
         (["spacing=1,1,3"], "spacing is '1,1,3'"),
         (["max_epochs=0"], "max_epochs is 0"),
+        (["patience=0"], "patience is 0"),
+        (["batch_size=0"], "batch_size is 0"),
+        (["patches_per_epoch=0"], "patches_per_epoch is 0"),
+        (["planes=[]"], "planes is []"),
     ],
 )
 def test_settings_that_cannot_work_are_found_before_training(
@@ -415,3 +435,35 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
     ):
         assert medanomaly("benchmark", *arguments, "--output", tmp_path / "out") == 1
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+@pytest.mark.parametrize("command", ["demo", "train", "score", "evaluate", "benchmark"])
+def test_an_output_that_is_a_file_is_refused_before_any_work(
+    command: str,
+    below: str,
+    cohort: Path,
+    model: Path,
+    scores: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*arguments: object, **settings: object) -> None:
+        raise AssertionError("work was done")
+
+    for place in ("bundles.run_bundle", "demo.run_bundle", "demo.make_demo_cohort", "benchmark._timed"):
+        monkeypatch.setattr(f"medanomaly.experiments.{place}", work)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    others: dict[str, list[object]] = {
+        "train": ["--datalist", cohort, *SMALL],
+        "score": ["--datalist", cohort, "--model", model],
+        "evaluate": ["--datalist", cohort, "--scores", scores],
+        "benchmark": ["toy-lesions", "--detectors", "intensity", "--seeds", "0", "--reduced"],
+    }
+    assert medanomaly(command, *others.get(command, []), "--output", file / below) == 1
+    message = capsys.readouterr().err
+    assert f"{file} is a file" in message
+    assert "choose another" in message
+    assert file.read_text() == "mine"

@@ -177,3 +177,52 @@ def test_an_empty_label_is_fine_and_nan_in_it_is_background(tmp_path):
         "label": save(tmp_path / "l.nii", label, AFFINE @ np.diag([2, 2, 2, 1])),
     }
     assert not LoadCased()(files)["label"].any()
+
+
+@pytest.mark.parametrize("affine", [AFFINE, AFFINE @ np.diag([0.5, 0.5, 0.5, 1])], ids=["same grid", "another"])
+@pytest.mark.parametrize("key", ["brain", "label"])
+def test_probabilities_are_cut_at_one_half_before_any_resampling(tmp_path, key, affine):
+    blocks = np.zeros(SHAPE)
+    for start, value in enumerate((0.01, 0.49, 0.5, 0.99999997, 1, 4, 255)):
+        blocks[start] = value
+    case = LoadCased()({"image": save(tmp_path / "a.nii", noise()), key: save(tmp_path / "m.nii", blocks, affine)})
+    found = case[key][0].numpy()
+    assert set(np.unique(found)) == {0, 1}
+    if affine is AFFINE:
+        np.testing.assert_array_equal(found, blocks >= 0.5)
+    else:  # the scan's voxels are twice as large: those at 0 and 1 lie in the blocks 0 and 2
+        assert not found[0, :7, :5].any()
+        assert found[1, :7, :5].all()
+
+
+def with_sform(path, matrix, data=None):
+    """A file whose sform, of code 1, is what it is told to be; nibabel itself would not always write it."""
+    data = np.ones(SHAPE, np.float32) if data is None else data
+    header = nib.Nifti1Image(data, np.eye(4)).header
+    header["sform_code"], header["qform_code"] = 1, 0
+    for row, values in zip(("srow_x", "srow_y", "srow_z"), matrix, strict=False):
+        header[row] = values
+    header.set_data_offset(352)
+    path.write_bytes(header.binaryblock + bytes(4) + data.tobytes(order="F"))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.zeros((3, 4)), np.diag([1.0, 1.0, 0.0, 1.0]), np.ones((3, 4)), np.diag([1.0, np.nan, 1.0, 1.0])],
+    ids=["zeros", "no third axis", "parallel axes", "nan"],
+)
+def test_an_affine_that_places_no_voxels_is_an_error(tmp_path, matrix):
+    path = with_sform(tmp_path / "scan.nii", matrix)
+    with pytest.raises(InputError, match=r"affine of .*scan\.nii is .* correct the sform"):
+        read_volume(path)
+
+
+def test_complex_and_colour_voxels_are_an_error_and_not_cast(tmp_path):
+    nib.save(nib.Nifti1Image(noise() * np.complex128(1 + 2j), AFFINE), tmp_path / "complex.nii.gz")
+    with pytest.raises(InputError, match=r"complex\.nii\.gz holds complex128 .*real numbers .*magnitude"):
+        read_volume(tmp_path / "complex.nii.gz")
+    colour = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colour, AFFINE), tmp_path / "colour.nii")
+    with pytest.raises(InputError, match=r"colour\.nii holds colours"):
+        read_volume(tmp_path / "colour.nii")

@@ -9,7 +9,7 @@ import SimpleITK
 import torch
 from monai.data import MetaTensor
 
-from medanomaly.data import SaveHeatmapd, save_on_grid, written_whole
+from medanomaly.data import SaveHeatmapd, require_folder, save_on_grid, written_whole
 from medanomaly.errors import InputError
 
 SHAPE = (5, 6, 7)
@@ -134,3 +134,21 @@ def test_a_block_that_raises_leaves_what_was_there(tmp_path, old):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [p.read_text() for p in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_an_output_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for wrong, named in (("notes.txt", "notes.txt"), ("notes.txt/a/b", "notes.txt"), ("link/a", "link")):
+        with pytest.raises(
+            InputError, match=rf"{tmp_path / wrong} must be a folder, but {tmp_path / named} is .*choose another"
+        ):
+            require_folder(tmp_path / wrong)
+
+
+def test_an_output_that_is_a_folder_or_can_become_one_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for right in (tmp_path, tmp_path / "new" / "one", "new", tmp_path / "link" / "new", "/"):
+        require_folder(right)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]

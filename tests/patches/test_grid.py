@@ -157,3 +157,10 @@ def test_padding_centres_a_small_volume():
     assert padded.shape == (2, 3, 9, 8)
     assert torch.equal(padded[..., 2:6], volume) and padded.sum() == pytest.approx(float(volume.sum()), rel=1e-5)
     assert pad_to_window(padded, (1, 8, 8)) is padded
+
+
+@pytest.mark.parametrize("planes", [[], (), None, ""])
+def test_no_planes_in_2d_are_a_config_error(planes):
+    with pytest.raises(ConfigError, match=r"planes is .*axial, coronal, sagittal"):
+        planes_of(planes, 2)
+    assert planes_of(planes, 3) == (None,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -192,3 +193,14 @@ def test_an_empty_cohort_is_refused_at_the_first_draw():
 def test_an_epoch_shorter_than_a_batch_is_refused():
     with pytest.raises(ConfigError, match="patches_per_epoch=100 must be at least batch_size=128"):
         PatchSampler([numbered_case()], patches_per_epoch=100)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "patches_per_epoch"])
+@pytest.mark.parametrize("value", [0, -4, 2.5, "64", True, None])
+def test_a_count_that_counts_nothing_is_a_config_error(name, value):
+    with pytest.raises(ConfigError, match=rf"{name} is {value!r}, .*whole number.* 1"):
+        PatchSampler([], **{name: value})
+
+
+def test_counts_of_numpy_are_taken():
+    assert len(PatchSampler([], batch_size=np.int64(4), patches_per_epoch=np.int32(9))) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from medanomaly.data import LoadCased
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.preprocessing import BrainMaskd
+from medanomaly.preprocessing.brain_mask import brain_share_warning
 
 SHAPE = (6, 7, 5)
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -147,3 +149,96 @@ def test_a_given_mask_that_is_empty(scan):
 def test_an_unknown_source_is_a_config_error(source):
     with pytest.raises(ConfigError, match="use 'given', 'nonzero', a callable, or a command line"):
         BrainMaskd(source)
+
+
+def test_the_probabilities_of_an_extractor_are_cut_at_one_half(scan):
+    np.testing.assert_array_equal(brain_of(scan, lambda image: image[0] / 9)[0], voxels(scan) / 9 >= 0.5)
+    script = EXTRACTOR.replace("(np.asarray(image.dataobj) > 5).astype(np.uint8)", "np.asarray(image.dataobj) / 9")
+    np.testing.assert_array_equal(brain_of(scan, command(scan.parent, script))[0], voxels(scan) / 9 >= 0.5)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "words"),
+    [(0, 10, "100.0 % of the image"), (0, 1, None), (0, 9, None), (4, 4, "0.1 % of the image")],
+)
+def test_a_mask_of_nearly_everything_or_next_to_nothing_is_named(tmp_path, start, stop, words):
+    mask = np.zeros((10, 10, 10))
+    mask[start:stop] = 1
+    mask[5, 5, 5] = 1
+    file = str(tmp_path / "whole.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((10, 10, 10), np.float32), AFFINE), file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        brain_of(file, lambda image: mask)
+    messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    assert len(messages) == (words is not None)
+    for message in messages:
+        assert words in message
+        assert file in message
+        assert "look at it over the scan" in message
+
+
+def test_the_limits_of_a_plausible_mask():
+    assert [bool(brain_share_warning(share)) for share in (0.009, 0.01, 0.5, 0.95, 0.951, float("nan"))] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hd-bet -i '{image} -o {mask}", r"hd-bet .* quot.*close it"),
+        ("hd-bet -i {image} -o {mask} --device {gpu}", r"\{gpu\}.* \{image\} and \{mask\}"),
+        ("tool {image} {mask} {image.__class__}", r"\{image\.__class__\}"),
+        ("tool {image} {mask} {image!r}", r"\{image!r\}"),
+        ("tool {image} {mask} {}", r"\{\}"),
+        ("tool {image} {mask} {0}", r"\{0\}"),
+        ("tool {image} {mask} {image:>999999999}", r"\{image:>999999999\}"),
+    ],
+)
+def test_a_command_that_cannot_be_taken_apart_is_a_config_error(source, message):
+    with pytest.raises(ConfigError, match=message):
+        BrainMaskd(source)
+
+
+def test_the_paths_are_put_in_as_they_are(scan):
+    odd = scan.with_name("{mask} {0} {.nii.gz")
+    odd.write_bytes(scan.read_bytes())
+    np.testing.assert_array_equal(brain_of(odd, command(scan.parent, EXTRACTOR))[0], voxels(scan) > 5)
+
+
+def with_intercept(path, array, slope, inter):
+    image = nib.Nifti1Image(array.astype(np.int16), AFFINE)
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, path)
+    return str(path)
+
+
+def test_nonzero_on_a_background_that_is_not_0_is_refused(scan):
+    stored = np.zeros(SHAPE)
+    stored[1:5, 2:6, 1:4] = 7
+    for name in ("shifted.nii.gz", "shifted.nii"):
+        file = with_intercept(scan.with_name(name), stored, 2.0, -1024.0)
+        with pytest.raises(InputError, match=rf"{name}.* -1024, .*intercept .*-1024.* brain mask"):
+            brain_of(file, "nonzero")
+    whole_head = np.random.default_rng(0).integers(1, 5, SHAPE).astype(np.float32)
+    nib.save(nib.Nifti1Image(whole_head, AFFINE), scan.with_name("head.nii.gz"))
+    with pytest.raises(InputError, match=r"head\.nii\.gz(?!.*intercept)"):
+        brain_of(scan.with_name("head.nii.gz"), "nonzero")
+    both = LoadCased()({"image": [str(scan), str(scan.with_name("head.nii.gz"))]})
+    with pytest.raises(InputError, match="channel 1"):
+        BrainMaskd("nonzero")(both)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_nonzero_takes_a_slab_whose_brain_reaches_two_of_its_faces(scan, depth):
+    rows, columns = np.indices((40, 40)) - 19.5
+    disk = (rows**2 + columns**2 < 20**2).astype(np.float32)
+    slab = np.repeat(disk[..., None], depth, axis=2)
+    nib.save(nib.Nifti1Image(slab, AFFINE), scan.with_name("slab.nii"))
+    np.testing.assert_array_equal(brain_of(scan.with_name("slab.nii"), "nonzero")[0], slab)

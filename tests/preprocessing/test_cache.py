@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import warnings
@@ -35,10 +36,13 @@ def case(tmp_path):
     rng, shape = np.random.default_rng(0), (14, 13, 9)
     inside = np.zeros(shape, np.uint8)
     inside[3:12, 2:11, 1:8] = 1
+    air = np.pad(np.ones([side - 2 for side in shape]), 1)
     folder = tmp_path / "scan"
     folder.mkdir()
     return {
-        "image": [save(folder / f"{n}.nii.gz", rng.normal(100, 20, shape).astype(np.float32)) for n in range(2)],
+        "image": [
+            save(folder / f"{n}.nii.gz", (air * rng.normal(100, 20, shape)).astype(np.float32)) for n in range(2)
+        ],
         "brain": save(folder / "brain.nii.gz", inside, ANOTHER_GRID),
         "label": save(folder / "label.nii", inside * (rng.random(shape) < 0.1).astype(np.uint8)),
         "case": "a",
@@ -136,12 +140,12 @@ def test_another_content_with_name_size_and_time_of_the_old_is_a_miss(case, fold
     chain, prepared = counting(brain_mri(cache_dir=folder))
     before = chain(case)
     file = Path(case[name][1] if name == "image" else case[name])
-    stat, content = file.stat(), bytearray(file.read_bytes())
+    earlier, content = file.stat(), bytearray(file.read_bytes())
     at = len(content) // 2
     content[at : at + 800] = content[at : at + 800][::-1]  # another order of the voxels
     file.write_bytes(content)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    os.utime(file, ns=(earlier.st_atime_ns, earlier.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (earlier.st_size, earlier.st_mtime_ns)
     after = chain(case)
     assert len(prepared) == len(kept(folder)) == 2
     assert not torch.equal(before[name].as_tensor(), after[name].as_tensor())
@@ -248,7 +252,9 @@ def test_what_cannot_be_told_from_its_path_is_never_kept(case, folder, tmp_path)
     masked = brain_mri(brain_mask=lambda image: image[0] > 50, cache_dir=folder)
     assert not isinstance(masked, CachedCompose)
     masked(case)
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((9, 8, 7), np.float32)), str(tmp_path / "mask.mhd"))
+    SimpleITK.WriteImage(
+        SimpleITK.GetImageFromArray(np.pad(np.ones((7, 6, 5), np.float32), 1)), str(tmp_path / "mask.mhd")
+    )
     brain_mri(cache_dir=folder)(case)
     assert len(kept(folder)) == 1
     with pytest.raises(Exception, match="applying transform"):  # constant, but read: its voxels are in mask.raw
@@ -303,3 +309,98 @@ def test_the_folder_of_the_bundles_is_the_users_own(monkeypatch, tmp_path):
     assert user_cache() == tmp_path / "medanomaly"
     monkeypatch.setenv("MEDANOMALY_CACHE", str(tmp_path / "elsewhere"))
     assert user_cache() == tmp_path / "elsewhere"
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("before", [None, 0o777, 0o755], ids=["new", "777", "755"])
+def test_the_folder_and_its_files_are_the_owners_alone(case, folder, before):
+    one = {"image": case["image"][:1], "brain": case["brain"]}
+    brain_mri(cache_dir=folder)(one)
+    if before is not None:  # as an earlier version, or the user, left it
+        (entry,) = kept(folder)
+        entry.chmod(0o644)
+        folder.chmod(before)
+    umask = os.umask(0)
+    try:
+        brain_mri(cache_dir=folder)(case)
+    finally:
+        os.umask(umask)
+    assert mode(folder) == 0o700
+    assert [mode(entry) for entry in kept(folder)] == [0o600] * 2
+
+
+def test_a_hit_makes_them_private_too(case, folder):
+    brain_mri(cache_dir=folder)(case)
+    folder.chmod(0o777)
+    kept(folder)[0].chmod(0o666)
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    chain(case)
+    assert prepared == []
+    assert (mode(folder), mode(kept(folder)[0])) == (0o700, 0o600)
+
+
+def test_what_else_lies_in_the_folder_keeps_its_mode(case, folder):
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").chmod(0o644)
+    brain_mri(cache_dir=folder)(case)
+    assert mode(folder / "notes.txt") == 0o644
+
+
+def not_ours(monkeypatch, *paths):
+    """Make ``os`` say that some files are of another user, which only root could bring about."""
+    own = {name: getattr(os, name) for name in ("stat", "lstat", "fstat")}
+    numbers = {(found.st_dev, found.st_ino) for found in map(os.stat, paths)}
+
+    def told(name):
+        def ask(path, *args, **kwargs):
+            found = own[name](path, *args, **kwargs)
+            if (found.st_dev, found.st_ino) not in numbers:
+                return found
+            return os.stat_result([*found[:4], found.st_uid + 1, *found[5:10]], {})
+
+        return ask
+
+    for name in own:
+        monkeypatch.setattr(os, name, told(name))
+
+
+@pytest.mark.parametrize("why", ["sticky", "not ours"])
+def test_a_folder_that_others_share_keeps_its_mode_and_nothing_is_kept_there(case, folder, why, monkeypatch):
+    folder.mkdir()
+    folder.chmod(0o1777 if why == "sticky" else 0o777)
+    if why == "not ours":
+        not_ours(monkeypatch, folder)
+    chain = brain_mri(cache_dir=folder)
+    with pytest.warns(UserWarning, match=rf"prepared cases are not kept.*{folder}"):
+        chain(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(chain(case), brain_mri()(case))
+    assert kept(folder) == []
+    assert mode(folder) == (0o1777 if why == "sticky" else 0o777)
+
+
+def test_an_entry_of_another_user_is_never_read(case, folder, monkeypatch):
+    expected = brain_mri(cache_dir=folder)(case)
+    (entry,) = kept(folder)
+    not_ours(monkeypatch, entry)
+    monkeypatch.setattr("pickle.loads", lambda content: pytest.fail("it was read"))
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    assert_same(chain(case), expected)
+    assert len(prepared) == 1
+
+
+@pytest.mark.parametrize("variable", ["MEDANOMALY_CACHE", "XDG_CACHE_HOME"])
+def test_a_tilde_is_the_users_home(case, monkeypatch, tmp_path, variable):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MEDANOMALY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # as good as not set
+    assert user_cache() == tmp_path / ".cache" / "medanomaly"
+    monkeypatch.setenv(variable, "~/brains")
+    assert user_cache() == tmp_path / "brains" / ("" if variable == "MEDANOMALY_CACHE" else "medanomaly")
+    brain_mri(cache_dir="~/kept here")(case)
+    assert len(kept(tmp_path / "kept here")) == 1

@@ -233,7 +233,7 @@ def test_no_file_is_written_without_an_output_folder(tmp_path):
     affine = np.diag([2.0, -2.0, 2.0, 1.0])
     array = np.random.default_rng(0).random((9, 10, 8)).astype(np.float32) + 1
     file = write(tmp_path / "scan.nii", array, affine, (1, 1), "mm")
-    chain = brain_mri(spacing=None, brain_mask="nonzero")
+    chain = brain_mri(spacing=None, brain_mask=lambda image: image[0] > 0)
     prepared = chain({"image": file, "case": "a"})
     back = heatmap_to_scan(chain)({**prepared, "pred": prepared["image"].as_tensor()})["pred"]
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]

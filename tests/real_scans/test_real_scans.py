@@ -14,6 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medanomaly.data import LoadCased
+from medanomaly.errors import InputError
+from medanomaly.preprocessing import BrainMaskd
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 SETTINGS = {"spacing": [4, 4, 4], "patches_per_epoch": 256, "max_epochs": 1}
@@ -58,3 +62,12 @@ def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Pa
         brain_file = root / case["brain"] if "brain" in case else root / case["image"]
         inside = np.asarray(nib.load(brain_file).dataobj) != 0
         np.testing.assert_array_equal(np.isfinite(np.asarray(first.dataobj)), inside)
+
+
+def test_nonzero_is_refused_where_the_background_is_not_0() -> None:
+    """These are brain-extracted, but around the brain lies a number below 0."""
+    scan = DATA / "brats2013" / "pat03" / "FLAIR.nii.gz"
+    if not scan.exists():
+        pytest.skip(f"the real scans are not on this machine: {scan} is absent")
+    with pytest.raises(InputError, match=r"100 % of the voxels on the faces of .*FLAIR.* most common there is -3\.16"):
+        BrainMaskd("nonzero")(LoadCased()({"image": str(scan)}))

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Events
 
 from medanomaly.detectors import Detector, GANomaly, ProgressiveGANomaly
-from medanomaly.errors import InputError, TrainingError
+from medanomaly.errors import ConfigError, InputError, TrainingError
 from medanomaly.patches import PatchSampler
 from medanomaly.patches.layout import channels_last, prepare_network
 from medanomaly.training import DetectorTrainer, load_checkpoint
@@ -413,3 +413,10 @@ def test_learning_rates_fall_to_zero_over_the_second_half(trainer, crash):
     run.run()
     rate = network().learning_rate
     assert seen == [pytest.approx([share * rate] * 2) for share in (1, 1, 1, 0.8, 0.4)]
+
+
+@pytest.mark.parametrize("name", ["patience", "max_epochs"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", None])
+def test_a_count_that_counts_nothing_is_a_config_error(trainer, name, value):
+    with pytest.raises(ConfigError, match=rf"{name} is {value!r}, .*whole number.* 1"):
+        trainer(**{"max_epochs": 2, name: value})
