@@ -49,7 +49,7 @@ def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibr
     assert table.loc[["earlier", "fine"], "warning"].tolist() == ["", ""]
     assert table.loc["everything", "warning"].startswith("the brain mask covers 99.0 %")
     printed = capsys.readouterr().out
-    below = " ".join(printed[printed.index("thresholds from") :].split())
+    below = " ".join(printed[printed.index("case threshold:") :].split())
     assert "everything: the brain mask covers 99.0 %" in below
     assert "nothing: the brain mask covers 0.4 %" in below
     assert "fine:" not in below
@@ -58,4 +58,4 @@ def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibr
 def test_where_all_is_fine_the_table_is_what_it_was(cases, tmp_path, calibration):
     fine = summarise_case(cases[0], tmp_path, calibration)
     without = {key: value for key, value in fine.items() if key not in ("brain_fraction", "warning")}
-    assert score_table([fine], "1 case").caption == score_table([without], "1 case").caption == "thresholds from 1 case"
+    assert score_table([fine], "1 case").caption == score_table([without], "1 case").caption == "case threshold: 1 case"
