@@ -1,6 +1,6 @@
 """What comes in and goes out: datalists, reading and checking volumes, writing heatmaps, the made demo cohort."""
 
-from medanomaly.data.datalist import cases_from_files, read_datalist, require_cases
+from medanomaly.data.datalist import cases_from_files, check_case_id, read_datalist, require_cases
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.prefetch import PrefetchDataLoader
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
@@ -11,6 +11,7 @@ __all__ = [
     "PrefetchDataLoader",
     "SaveHeatmapd",
     "cases_from_files",
+    "check_case_id",
     "heatmap_path",
     "make_demo_cohort",
     "read_channels",
