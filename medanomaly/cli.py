@@ -82,8 +82,8 @@ def train(
         if datalist is None:
             raise InputError("there is nothing to train on: name a datalist with --datalist (see README, 'Your data').")
         settings = {
-            "dataset_dir": None if data_root is None else str(data_root.absolute()),
-            "datalist": str(datalist.absolute()),
+            "dataset_dir": None if data_root is None else data_root.absolute(),
+            "datalist": datalist.absolute(),
             "in_channels": len(read_datalist(datalist, "training", data_root)[0]["image"]),
             "seed": seed or 0,
             **({"brain_mask": brain} if brain is not None else {}),
@@ -112,7 +112,10 @@ def score(
     section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
     brain: Annotated[
-        str | None, typer.Option(help="A mask file, 'nonzero', or a command with {image} and {mask}.")
+        str | None,
+        typer.Option(
+            help="A mask file, 'given' (each case names its own), 'nonzero', or a command with {image} and {mask}."
+        ),
     ] = None,
     sign: Annotated[
         str | None,
@@ -138,10 +141,10 @@ def score(
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
-    settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device), **sign_setting(model, sign)}
+    settings: dict[str, Any] = {"output_dir": output.absolute(), **_device(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
-    is_source = brain == "nonzero" or (brain is not None and "{mask}" in brain)
+    is_source = brain in ("given", "nonzero") or (brain is not None and "{mask}" in brain)
     if is_source:
         settings["brain_mask"] = brain
     if datalist is not None:
@@ -156,7 +159,7 @@ def score(
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
     check_provenance(output, model, cases, settings.get("sign", "both"))
-    run_bundle(model.resolve(), "inference", cases=cases, **settings)
+    run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     write_provenance(output, model, cases, settings)
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
@@ -183,11 +186,11 @@ def evaluate(
     run_bundle(
         root,
         "evaluate",
-        datalist=str(datalist.absolute()),
-        dataset_dir=None if data_root is None else str(data_root.absolute()),
+        datalist=datalist.absolute(),
+        dataset_dir=None if data_root is None else data_root.absolute(),
         section=section,
-        scores_dir=str(scores.absolute()),
-        output_dir=str(target.absolute()),
+        scores_dir=scores.absolute(),
+        output_dir=target.absolute(),
         **as_scored,
     )
     print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
@@ -260,7 +263,7 @@ def _device(device: str | None) -> dict[str, Any]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
-    return {"device": f"$torch.device('{device}')"}
+    return {"device": torch.device(device)}
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:

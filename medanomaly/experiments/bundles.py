@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import medanomaly
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
+from medanomaly.experiments.settings import apply_settings, check_value
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
 
@@ -42,20 +43,25 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
 
     The copy runs with ``python -m monai.bundle run`` alone, and scoring cannot use other settings than training did.
 
+    Args:
+        name: see :func:`find_bundle`.
+        output: the new folder.
+        settings: values, as :func:`~medanomaly.experiments.settings.apply_settings` takes them.
+
     Raises:
-        ConfigError: for a setting that no config has.
+        ConfigError: for a setting that no config has a place for, or that is no value.
         InputError: if ``output`` holds something that is not a bundle.
     """
     source, output = find_bundle(name), Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
         raise InputError(f"{output} is not empty and is no bundle: give a new folder.")
     configs = {path.name: json.loads(path.read_text()) for path in sorted((source / "configs").glob("*.json"))}
-    known = {key for config in (configs[f"{kind}.json"] for kind in CONFIGS) for key in config}
-    check_settings(settings, known, source.name)
-    for file, config in configs.items():
-        if file != "metadata.json":
-            config.update({key: value for key, value in settings.items() if key in config})
-            config["bundle_root"] = str(output)
+    written = json.loads(json.dumps(dict(settings), default=os.fspath))  # as the configs will give them back
+    programs = [config for file, config in configs.items() if file != "metadata.json"]
+    apply_settings(written, programs, source.name)
+    check_value("bundle_root", str(output))
+    for config in programs:
+        config["bundle_root"] = str(output)
     inference = configs["inference.json"]
     shape = [inference["patch_size"]] * inference["spatial_dims"]
     tensors = configs["metadata.json"]["network_data_format"]
@@ -75,6 +81,14 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
 def run_bundle(root: Path, config: str, **settings: Any) -> None:
     """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does.
 
+    A bundle is a program: run one from somebody else only if you would run their code.
+
+    Args:
+        root: folder of the bundle.
+        config: train, inference or evaluate.
+        settings: values in place of those in the config. Cases are given as a tuple, files as ``Path`` and a device as
+            ``torch.device``, which MONAI's parser takes as they are: a file name may look like an expression.
+
     Raises:
         MedanomalyError: what a person needs to know, out of MONAI's chain of errors.
         ConfigError: any other failure of a config, in one line that names the file.
@@ -83,7 +97,10 @@ def run_bundle(root: Path, config: str, **settings: Any) -> None:
 
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # else it tells which logging file it read
     file = root / "configs" / f"{config}.json"
-    check_settings(settings, set(read_settings(root, config)), str(file))
+    apply_settings(
+        settings, [read_settings(root, config)], str(file)
+    )  # which ends with an error, or as the parser does
+    check_value("bundle_root", str(root))
     try:
         workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)
         workflow.initialize()
@@ -96,15 +113,6 @@ def run_bundle(root: Path, config: str, **settings: Any) -> None:
         if message is not None:
             raise ConfigError(message) from error
         raise ConfigError(f"{file} failed: {_chain(error)}") from error
-
-
-def check_settings(settings: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Raise ConfigError for a setting whose first part (before '#') is no key of the config."""
-    for key in settings:
-        if key.split("#")[0].split("::")[0] not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(sorted(known))}."
-            raise ConfigError(f"{where} has no setting {key!r}. {hint}")
 
 
 def _chain(error: BaseException | None) -> str:
