@@ -63,6 +63,7 @@ def train(
     from medanomaly.errors import ConfigError, InputError
     from medanomaly.experiments.bundles import copy_bundle, read_settings, run_bundle
 
+    data: dict[str, Path] = {}  # what --resume is given, to compare with what the training was begun with
     most_epochs = {} if epochs is None else {"max_epochs": epochs}
     begun = (output / "checkpoints" / "last.pt").exists()
     if not begun and (output / "models" / "model.pt").exists():  # fitted at once, or checkpoints that were deleted
@@ -76,6 +77,10 @@ def train(
         if setting or brain is not None or seed is not None:
             raise ConfigError(f"--resume goes on with the settings in {output}: leave out --set, --brain and --seed.")
         root = output.resolve()
+        if datalist is not None:
+            data["datalist"] = datalist.absolute()
+        if data_root is not None:
+            data["dataset_dir"] = data_root.absolute()
     elif begun:
         raise InputError(f"{output} holds a training already: go on with it by --resume, or choose another --output.")
     else:
@@ -91,7 +96,7 @@ def train(
             **_settings(setting),
         }
         root = copy_bundle(bundle, output, settings)
-    run_bundle(root, "train", resume=resume, **most_epochs, **_device(device))
+    run_bundle(root, "train", resume=resume, **data, **most_epochs, **_device(device))
     trained = read_settings(root, "inference")
     channels = trained["in_channels"]
     scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
@@ -131,13 +136,7 @@ def score(
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.data import cases_from_files, read_datalist
     from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import (
-        check_provenance,
-        read_settings,
-        run_bundle,
-        sign_setting,
-        write_provenance,
-    )
+    from medanomaly.experiments.bundles import read_settings, run_bundle, sign_setting
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
@@ -158,9 +157,7 @@ def score(
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
-    check_provenance(output, model, cases, settings.get("sign", "both"))
     run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
-    write_provenance(output, model, cases, settings)
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
         "that scores lower)."
@@ -177,12 +174,16 @@ def evaluate(
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
-    from medanomaly.experiments.bundles import read_provenance, run_bundle
+    from medanomaly.data import read_provenance
+    from medanomaly.errors import InputError
+    from medanomaly.experiments.bundles import read_settings, run_bundle
 
-    provenance = read_provenance(scores, required=model is None)
+    provenance = read_provenance(scores)
     root = (model or Path(provenance["model"])).resolve()
-    target = output or scores / "evaluation"
-    as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance}
+    if model is None and not (root / "configs").is_dir():
+        raise InputError(f"the model {root}, which made {scores}, is not there any more: name it with --model.")
+    target, known = output or scores / "evaluation", read_settings(root, "evaluate")
+    as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance and key in known}
     run_bundle(
         root,
         "evaluate",

@@ -18,7 +18,11 @@ CASE_ID = re.compile(r"[^\W_][\w.+-]*(?: [\w.+-]+)*")
 
 
 def read_datalist(
-    datalist: str | Path | None, section: str, base_dir: str | Path | None = None, required: bool = True
+    datalist: str | Path | None,
+    section: str,
+    base_dir: str | Path | None = None,
+    required: bool = True,
+    skip_missing: bool = False,
 ) -> list[dict[str, Any]]:
     """The cases of one section, with absolute paths and a ``case`` id each.
 
@@ -31,6 +35,7 @@ def read_datalist(
         section: which list.
         base_dir: what relative paths start from; the folder of the datalist if not given.
         required: whether a section that is missing or empty is an error.
+        skip_missing: leave out a case one of whose files does not exist, in place of an error.
 
     Raises:
         InputError: if the file or an image is missing, the JSON is broken, or a section or a key is misspelt.
@@ -54,7 +59,11 @@ def read_datalist(
         return []
     if not isinstance(cases, list):
         raise InputError(f"{path}: {section!r} is a {type(cases).__name__}, but a list of cases is needed.")
-    result = [_check_case(case, f"{path}, {section!r}, entry {n}", base) for n, case in enumerate(cases, start=1)]
+    result = [
+        _check_case(case, f"{path}, {section!r}, entry {n}", base)
+        for n, case in enumerate(cases, start=1)
+        if not (skip_missing and _is_missing(case, base))
+    ]
     return check_case_ids(result, str(path))
 
 
@@ -154,6 +163,12 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
     if case.get("case") is not None:
         result["case"] = check_case_id(str(case["case"]), f"{where}: the case id is")
     return result
+
+
+def _is_missing(case: Any, base: Path) -> bool:
+    values = [case.get(key) for key in ("image", "brain", "label")] if isinstance(case, dict) else []
+    names = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
+    return any(name is not None and not (base / str(name)).exists() for name in names)
 
 
 def _existing(base: Path, name: Any, where: str) -> Path:

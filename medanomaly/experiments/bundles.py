@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,50 +147,3 @@ def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
             "leave out --sign, or train a detector that does, such as denoising_autoencoder."
         )
     return {} if own is None else {"sign": sign or own}
-
-
-def write_provenance(
-    output: Path, model: Path, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-) -> None:
-    """Write ``run.json`` beside the heatmaps: which model made them, of which files, when, and which sign they tell."""
-    earlier = {case["case"]: case for case in read_provenance(output, required=False).get("cases", [])}
-    content = {
-        "model": str(model.resolve()),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "version": medanomaly.__version__,
-        "cases": list((earlier | {case["case"]: case for case in cases}).values()),
-        **{key: value for key, value in settings.items() if key in ("brain_mask", "score_amp", "sign")},
-    }
-    with written_whole(output / "run.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
-
-
-def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]], sign: str = "both") -> None:
-    """Raise InputError if ``output`` holds heatmaps of another model, sign, or scan under one of these ids."""
-    provenance = read_provenance(output, required=False)
-    if provenance.get("model", str(model.resolve())) != str(model.resolve()):
-        raise InputError(f"{output} holds heatmaps of the model {provenance['model']}: choose another --output.")
-    if provenance and provenance.get("sign", "both") != sign:
-        raise InputError(
-            f"{output} holds heatmaps of the sign {provenance.get('sign', 'both')}, and {sign} was asked for: choose "
-            "another --output."
-        )
-    earlier = {case["case"]: case["image"] for case in provenance.get("cases", [])}
-    for case in cases:
-        if earlier.get(case["case"], case["image"]) != case["image"]:
-            raise InputError(
-                f"{output / case['case']} holds the heatmap of {earlier[case['case']][0]}, and {case['image'][0]} "
-                "would replace it: choose another --output, or use a datalist that gives each case a 'case' id."
-            )
-
-
-def read_provenance(scores: Path, required: bool = True) -> dict[str, Any]:
-    """What :func:`write_provenance` wrote; if there is nothing, an InputError if it is ``required``, else empty."""
-    file = scores / "run.json"
-    if not file.exists() and not required:
-        return {}
-    if not file.exists():
-        raise InputError(
-            f"{scores} has no run.json, so the model is not known: check --scores, or name the model with --model."
-        )
-    return dict(json.loads(file.read_text()))

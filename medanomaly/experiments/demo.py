@@ -11,7 +11,7 @@ from typing import Any
 from medanomaly.data import heatmap_path, make_demo_cohort, read_datalist
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
-from medanomaly.experiments.bundles import copy_bundle, run_bundle, write_provenance
+from medanomaly.experiments.bundles import copy_bundle, run_bundle
 from medanomaly.report import case_figure
 
 DEMO_SETTINGS = {
@@ -59,7 +59,6 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
 
     _say(3, f"scoring the test subjects, heatmaps in {scores}")
     run_bundle(model, "inference", output_dir=scores)
-    write_provenance(scores, model, read_datalist(datalist, "test"), {})
 
     _say(4, "evaluating against the known lesions")
     evaluation = output / "evaluation"

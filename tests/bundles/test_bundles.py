@@ -161,7 +161,12 @@ def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, 
 
 def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, trained: Path) -> None:
     signs = ["calibration_bright.json", "calibration_dark.json"] if configs.parent.name in SIGNED else []
-    assert sorted(p.name for p in (trained / "models").iterdir()) == ["calibration.json", *signs, "model.pt"]
+    assert sorted(p.name for p in (trained / "models").iterdir()) == [
+        "calibration.json",
+        *signs,
+        "cases.json",
+        "model.pt",
+    ]
     if configs.parent.name in FITTED:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:
@@ -266,7 +271,9 @@ def test_steps_change_heatmaps_and_are_part_of_what_the_model_is(cohort: Path, t
         workflow(configs, "train", **settings, max_epochs=1, patches_per_epoch=32, batch_size=16).run()
         workflow(configs, "inference", **settings).run()
         heatmaps.append(np.asarray(nib.load(tmp_path / name / "scores" / "test-0" / "test-0_heatmap.nii.gz").dataobj))
-        (calibration,) = {json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/*.json")}
+        (calibration,) = {
+            json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/calib*.json")
+        }
         assert calibration == ('["Median(size=3)"]' if steps else "[]")
     smoothed, raw = heatmaps
     np.testing.assert_array_equal(np.isfinite(smoothed), np.isfinite(raw))
@@ -320,7 +327,7 @@ def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow(configs, "inference", **settings, output_dir=str(tmp_path)).run()
     assert "broken.nii.gz cannot be read as an image" in (plain_message(caught.value) or "")
-    assert [path.name for path in tmp_path.glob("*")] == ["test-0"]
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["run.json", "test-0"]
 
 
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
