@@ -172,18 +172,20 @@ def evaluate(
     model: Annotated[Path | None, typer.Option(help="The model; if not given, the one that made the scores.")] = None,
     section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    brain: Annotated[
+        str | None, typer.Option(help="The command that the scores were made with, if it is not the model's own.")
+    ] = None,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
     from medanomaly.data import read_provenance
     from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import read_settings, run_bundle
+    from medanomaly.experiments.bundles import run_bundle, scored_settings
 
     provenance = read_provenance(scores)
     root = (model or Path(provenance["model"])).resolve()
     if model is None and not (root / "configs").is_dir():
         raise InputError(f"the model {root}, which made {scores}, is not there any more: name it with --model.")
-    target, known = output or scores / "evaluation", read_settings(root, "evaluate")
-    as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance and key in known}
+    target = output or scores / "evaluation"
     run_bundle(
         root,
         "evaluate",
@@ -192,7 +194,7 @@ def evaluate(
         section=section,
         scores_dir=scores.absolute(),
         output_dir=target.absolute(),
-        **as_scored,
+        **scored_settings(scores, provenance, root, brain),
     )
     print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
 

@@ -124,9 +124,9 @@ def read_provenance(scores: Path) -> dict[str, Any]:
         )
     try:
         found = dict(json.loads(file.read_text(encoding="utf-8")))
-        known = [isinstance(found.get(key, ""), str) for key in ("model", "brain_mask", *HASHES)]
-        found = {"model": "", "sign": "both", "cases": [], **found}
-        if not all(known) or found["sign"] not in ("both", "bright", "dark"):
+        known = [isinstance(found.get(key, ""), str) for key in ("brain_mask", *HASHES)]
+        found = {"sign": "both", "cases": [], **found}
+        if not all(known) or not isinstance(found["model"], str) or found["sign"] not in ("both", "bright", "dark"):
             raise ValueError(
                 f"model {found['model']!r}, sign {found['sign']!r}, brain_mask {found.get('brain_mask')!r}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,3 +148,31 @@ def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
             "leave out --sign, or train a detector that does, such as denoising_autoencoder."
         )
     return {} if own is None else {"sign": sign or own}
+
+
+def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, brain: str | None) -> dict[str, str]:
+    """How scores were made, as settings for their evaluation with the model in ``root``.
+
+    Args:
+        scores: their folder.
+        provenance: what its ``run.json`` says.
+        root: folder of the model.
+        brain: the brain extractor that the user named for the evaluation.
+
+    Raises:
+        ConfigError: if ``run.json``, which somebody else may have written, names a program of its own to extract
+            brains with and the user did not name it, too; or the user named another one.
+    """
+    known, file = read_settings(root, "evaluate"), scores / "run.json"
+    shared = [key for key in ("brain_mask", "sign") if key in provenance and key in known]
+    settings: dict[str, str] = {key: provenance[key] for key in shared}
+    source = settings.get("brain_mask", str(known.get("brain_mask")))
+    if brain not in (None, source):
+        raise ConfigError(f"--brain is {brain!r}, but the scores were made with {source!r} ({file}): leave it out.")
+    if source not in ("given", "nonzero", known.get("brain_mask"), brain):
+        check_value(f"brain_mask in {file}", source)
+        raise ConfigError(
+            f"{file} names the brain extractor {source!r}, which the evaluation would run again, for plain intensity: "
+            f"if you trust it, add --brain {shlex.quote(source)}."
+        )
+    return settings

@@ -120,6 +120,36 @@ def test_what_a_folder_of_scores_says_is_a_value(
     assert [path.name for path in here.iterdir()] == ["run.json"]
 
 
+def test_a_program_that_a_folder_of_scores_names_is_not_run_unasked(
+    command: Callable[..., int],
+    cohort: Path,
+    trained: Path,
+    here: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = {"test": json.loads(cohort.read_text())["test"]}
+    for case in content["test"]:
+        case.pop("brain")
+        case.update({key: str(cohort.parent / case[key]) for key in ("image", "label")})
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    script, out = tmp_path / "brain.sh", tmp_path / "out"
+    script.write_text('#!/bin/sh\ntouch ran\ncp "$1" "$2"\n')
+    script.chmod(0o755)
+    assert command("score", "--datalist", cohort, "--model", trained, "--output", out) == 0
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**run, "brain_mask": f"{script} {{image}} {{mask}}"}))
+    given, extractor = ["--datalist", tmp_path / "list.json"], ["--brain", f"{script} {{image}} {{mask}}"]
+    assert command("evaluate", *given, "--scores", out) == 1
+    error = capsys.readouterr().err
+    assert "run.json" in error and f"--brain '{extractor[1]}'" in error
+    assert not (here / "ran").exists()
+    assert command("evaluate", *given, "--scores", out, "--brain", "nonzero") == 1
+    assert "leave it out" in capsys.readouterr().err
+    assert command("evaluate", *given, "--scores", out, *extractor) == 0
+    assert (here / "ran").exists()
+
+
 def test_the_section_of_an_evaluation_is_a_value(
     command: Callable[..., int], cohort: Path, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
