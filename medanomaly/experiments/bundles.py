@@ -17,6 +17,8 @@ from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_me
 from medanomaly.experiments.settings import apply_settings, check_value
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
+# config file -> what it must call, so that no model, scan or cohort is taken for another
+CHECKS = {"train": "begin_training", "inference": "begin_scores", "evaluate": "check_scores"}
 
 
 def find_bundle(name: str | Path) -> Path:
@@ -97,9 +99,13 @@ def run_bundle(root: Path, config: str, **settings: Any) -> None:
 
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # else it tells which logging file it read
     file = root / "configs" / f"{config}.json"
-    apply_settings(
-        settings, [read_settings(root, config)], str(file)
-    )  # which ends with an error, or as the parser does
+    content = read_settings(root, config)
+    if CHECKS[config] not in json.dumps(content):
+        raise ConfigError(
+            f"{file} does not call medanomaly.data.{CHECKS[config]} (it is of an older version): train a new model, or "
+            f"add what the lists 'initialize' and 'run' call of medanomaly.data in the {config}.json of this version."
+        )
+    apply_settings(settings, [content], str(file))  # of a copy: the parser does the same, without the checks
     check_value("bundle_root", str(root))
     try:
         workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)

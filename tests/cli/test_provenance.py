@@ -312,3 +312,25 @@ def test_thresholds_from_tested_scans_are_warned_of(
     printed = "".join(capsys.readouterr())
     assert "Warning" in printed and "held" in printed and "validation" in printed
     assert (out / "evaluation" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["train", "inference", "evaluate"])
+def test_a_bundle_that_checks_nothing_is_not_run(
+    kind: str, command: Command, cohort: Path, model: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """A model of an older version would add its heatmaps to those of any other."""
+    file, out = model / "configs" / f"{kind}.json", tmp_path / "out"
+    arguments = {
+        "train": ["train", "--output", model, "--resume"],
+        "inference": ["score", "--datalist", cohort, "--model", model, "--output", out],
+        "evaluate": ["evaluate", "--datalist", cohort, "--scores", out],
+    }
+    if kind == "evaluate":
+        assert command(*arguments["inference"]) == 0
+    content = json.loads(file.read_text())
+    for key in ("initialize", "run"):
+        content[key] = [line for line in content[key] if "begin_" not in line and "check_" not in line]
+    file.write_text(json.dumps(content))
+    assert command(*arguments[kind]) == 1
+    error = capsys.readouterr().err
+    assert str(file) in error and "older version" in error
