@@ -63,6 +63,7 @@ def train(
     from medanomaly.errors import ConfigError, InputError
     from medanomaly.experiments.bundles import copy_bundle, read_settings, run_bundle
 
+    data: dict[str, Path] = {}  # what --resume is given, to compare with what the training was begun with
     most_epochs = {} if epochs is None else {"max_epochs": epochs}
     begun = (output / "checkpoints" / "last.pt").exists()
     if not begun and (output / "models" / "model.pt").exists():  # fitted at once, or checkpoints that were deleted
@@ -76,14 +77,18 @@ def train(
         if setting or brain is not None or seed is not None:
             raise ConfigError(f"--resume goes on with the settings in {output}: leave out --set, --brain and --seed.")
         root = output.resolve()
+        if datalist is not None:
+            data["datalist"] = datalist.absolute()
+        if data_root is not None:
+            data["dataset_dir"] = data_root.absolute()
     elif begun:
         raise InputError(f"{output} holds a training already: go on with it by --resume, or choose another --output.")
     else:
         if datalist is None:
             raise InputError("there is nothing to train on: name a datalist with --datalist (see README, 'Your data').")
         settings = {
-            "dataset_dir": None if data_root is None else str(data_root.absolute()),
-            "datalist": str(datalist.absolute()),
+            "dataset_dir": None if data_root is None else data_root.absolute(),
+            "datalist": datalist.absolute(),
             "in_channels": len(read_datalist(datalist, "training", data_root)[0]["image"]),
             "seed": seed or 0,
             **({"brain_mask": brain} if brain is not None else {}),
@@ -91,7 +96,7 @@ def train(
             **_settings(setting),
         }
         root = copy_bundle(bundle, output, settings)
-    run_bundle(root, "train", resume=resume, **most_epochs, **_device(device))
+    run_bundle(root, "train", resume=resume, **data, **most_epochs, **_device(device))
     trained = read_settings(root, "inference")
     channels = trained["in_channels"]
     scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
@@ -112,7 +117,10 @@ def score(
     section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
     brain: Annotated[
-        str | None, typer.Option(help="A mask file, 'nonzero', or a command with {image} and {mask}.")
+        str | None,
+        typer.Option(
+            help="A mask file, 'given' (each case names its own), 'nonzero', or a command with {image} and {mask}."
+        ),
     ] = None,
     sign: Annotated[
         str | None,
@@ -128,21 +136,15 @@ def score(
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.data import cases_from_files, read_datalist, require_folder
     from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import (
-        check_provenance,
-        read_settings,
-        run_bundle,
-        sign_setting,
-        write_provenance,
-    )
+    from medanomaly.experiments.bundles import read_settings, run_bundle, sign_setting
 
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
     require_folder(output)
-    settings: dict[str, Any] = {"output_dir": str(output.absolute()), **_device(device), **sign_setting(model, sign)}
+    settings: dict[str, Any] = {"output_dir": output.absolute(), **_device(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
-    is_source = brain == "nonzero" or (brain is not None and "{mask}" in brain)
+    is_source = brain in ("given", "nonzero") or (brain is not None and "{mask}" in brain)
     if is_source:
         settings["brain_mask"] = brain
     if datalist is not None:
@@ -156,9 +158,7 @@ def score(
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
             settings["brain_mask"] = "given"
-    check_provenance(output, model, cases, settings.get("sign", "both"))
-    run_bundle(model.resolve(), "inference", cases=cases, **settings)
-    write_provenance(output, model, cases, settings)
+    run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
         "that scores lower)."
@@ -173,25 +173,30 @@ def evaluate(
     model: Annotated[Path | None, typer.Option(help="The model; if not given, the one that made the scores.")] = None,
     section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    brain: Annotated[
+        str | None, typer.Option(help="The command that the scores were made with, if it is not the model's own.")
+    ] = None,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
-    from medanomaly.data import require_folder
-    from medanomaly.experiments.bundles import read_provenance, run_bundle
+    from medanomaly.data import read_provenance, require_folder
+    from medanomaly.errors import InputError
+    from medanomaly.experiments.bundles import run_bundle, scored_settings
 
-    provenance = read_provenance(scores, required=model is None)
+    provenance = read_provenance(scores)
     root = (model or Path(provenance["model"])).resolve()
+    if model is None and not (root / "configs").is_dir():
+        raise InputError(f"the model {root}, which made {scores}, is not there any more: name it with --model.")
     target = output or scores / "evaluation"
     require_folder(target)
-    as_scored = {key: provenance[key] for key in ("brain_mask", "sign") if key in provenance}
     run_bundle(
         root,
         "evaluate",
-        datalist=str(datalist.absolute()),
-        dataset_dir=None if data_root is None else str(data_root.absolute()),
+        datalist=datalist.absolute(),
+        dataset_dir=None if data_root is None else data_root.absolute(),
         section=section,
-        scores_dir=str(scores.absolute()),
-        output_dir=str(target.absolute()),
-        **as_scored,
+        scores_dir=scores.absolute(),
+        output_dir=target.absolute(),
+        **scored_settings(scores, provenance, root, brain),
     )
     print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
 
@@ -263,7 +268,7 @@ def _device(device: str | None) -> dict[str, Any]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
-    return {"device": f"$torch.device('{device}')"}
+    return {"device": torch.device(device)}
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -1,21 +1,29 @@
-"""What comes in and goes out: datalists, reading and checking volumes, writing heatmaps, the made demo cohort."""
+"""What comes in and goes out: datalists, reading volumes, writing heatmaps, what was made of what, the demo cohort."""
 
-from medanomaly.data.datalist import cases_from_files, read_datalist, require_cases
+from medanomaly.data.datalist import cases_from_files, check_case_id, read_datalist, require_cases
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.prefetch import PrefetchDataLoader
+from medanomaly.data.provenance import begin_scores, check_scores, read_provenance, record_scores
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
+from medanomaly.data.training_cases import begin_training
 from medanomaly.data.writing import SaveHeatmapd, heatmap_path, require_folder, save_on_grid, written_whole
 
 __all__ = [
     "LoadCased",
     "PrefetchDataLoader",
     "SaveHeatmapd",
+    "begin_scores",
+    "begin_training",
     "cases_from_files",
+    "check_case_id",
+    "check_scores",
     "heatmap_path",
     "make_demo_cohort",
     "read_channels",
     "read_datalist",
+    "read_provenance",
     "read_volume",
+    "record_scores",
     "require_cases",
     "require_folder",
     "save_on_grid",

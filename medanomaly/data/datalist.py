@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,15 @@ from medanomaly.errors import InputError
 
 SECTIONS = ("training", "validation", "test")
 CASE_KEYS = ("image", "brain", "label", "case")
+CASE_ID = re.compile(r"[^\W_][\w.+-]*(?: [\w.+-]+)*")
 
 
 def read_datalist(
-    datalist: str | Path | None, section: str, base_dir: str | Path | None = None, required: bool = True
+    datalist: str | Path | None,
+    section: str,
+    base_dir: str | Path | None = None,
+    required: bool = True,
+    skip_missing: bool = False,
 ) -> list[dict[str, Any]]:
     """The cases of one section, with absolute paths and a ``case`` id each.
 
@@ -28,6 +35,7 @@ def read_datalist(
         section: which list.
         base_dir: what relative paths start from; the folder of the datalist if not given.
         required: whether a section that is missing or empty is an error.
+        skip_missing: leave out a case one of whose files does not exist, in place of an error.
 
     Raises:
         InputError: if the file or an image is missing, the JSON is broken, or a section or a key is misspelt.
@@ -51,7 +59,11 @@ def read_datalist(
         return []
     if not isinstance(cases, list):
         raise InputError(f"{path}: {section!r} is a {type(cases).__name__}, but a list of cases is needed.")
-    result = [_check_case(case, f"{path}, {section!r}, entry {n}", base) for n, case in enumerate(cases, start=1)]
+    result = [
+        _check_case(case, f"{path}, {section!r}, entry {n}", base)
+        for n, case in enumerate(cases, start=1)
+        if not (skip_missing and _is_missing(case, base))
+    ]
     return check_case_ids(result, str(path))
 
 
@@ -102,7 +114,12 @@ def check_case_ids(cases: list[dict[str, Any]], where: str) -> list[dict[str, An
     stems = [Path(case["image"][0]).name.split(".")[0] for case in cases]
     use_folder = len(set(stems)) < len(stems)
     for case, stem in zip(cases, stems, strict=True):
-        case.setdefault("case", Path(case["image"][0]).parent.name if use_folder else stem)
+        if "case" not in case:
+            file = Path(case["image"][0])
+            name = file.parent.name if use_folder else stem
+            case["case"] = check_case_id(
+                name, f"{where}: {file} gives the case id", "rename it, or give a 'case' in a datalist"
+            )
     ids = [case["case"] for case in cases]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
@@ -144,8 +161,14 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
         if case.get(key) is not None:
             result[key] = str(_existing(base, case[key], where))
     if case.get("case") is not None:
-        result["case"] = _safe_id(str(case["case"]), where)
+        result["case"] = check_case_id(str(case["case"]), f"{where}: the case id is")
     return result
+
+
+def _is_missing(case: Any, base: Path) -> bool:
+    values = [case.get(key) for key in ("image", "brain", "label")] if isinstance(case, dict) else []
+    names = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
+    return any(name is not None and not (base / str(name)).exists() for name in names)
 
 
 def _existing(base: Path, name: Any, where: str) -> Path:
@@ -155,8 +178,15 @@ def _existing(base: Path, name: Any, where: str) -> Path:
     return path
 
 
-def _safe_id(case: str, where: str) -> str:
-    """A case id names a folder of results, so it must not lead out of the output folder."""
-    if case in ("", ".", "..") or "/" in case or "\\" in case:
-        raise InputError(f"{where}: the case id {case!r} cannot name a folder; use letters, digits, '-' and '_'.")
+def check_case_id(case: str, where: str, what_to_do: str = "choose another") -> str:
+    """``case``, if it can name a folder of results and nothing else: no way out of the output folder, no code.
+
+    Raises:
+        InputError: if it is no word, or words with single spaces between, of letters, digits, '-', '_', '.' and '+'.
+    """
+    if not CASE_ID.fullmatch(unicodedata.normalize("NFC", case)):  # a Mac writes an accent as a character of its own
+        raise InputError(
+            f"{where} {case!r}, which cannot name a folder of results: letters, digits, '-', '_', '.', '+' and single "
+            f"spaces between them are allowed, and it must begin with a letter or digit; {what_to_do}."
+        )
     return case

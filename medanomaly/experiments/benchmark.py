@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 import medanomaly
-from medanomaly.data.writing import require_folder, written_whole
+from medanomaly.data import check_case_id, require_folder, written_whole
 from medanomaly.detectors import DETECTORS, Detector
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.experiments.provenance import current_commit, machine, provenance_lines
@@ -238,6 +238,8 @@ def _changed(planned: Sequence[Run], settings: Mapping[str, Any]) -> list[Run]:
     for key in settings:
         if key not in known:
             raise InputError(f"these runs have no setting {key!r}; they have {', '.join(known)}.")
+        if key.endswith("_patient"):  # it names a folder of data, and folders of results
+            check_case_id(str(settings[key]), f"--set {key} is")
     return [
         replace(run, settings={key: settings.get(key, value) for key, value in run.settings.items()}) for run in planned
     ]

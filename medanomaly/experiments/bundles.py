@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
-import difflib
 import json
 import logging
+import os
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import medanomaly
 from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
+from medanomaly.experiments.settings import apply_settings, check_value
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
+# config file -> what it must call, so that no model, scan or cohort is taken for another
+CHECKS = {"train": "begin_training", "inference": "begin_scores", "evaluate": "check_scores"}
 
 
 def find_bundle(name: str | Path) -> Path:
@@ -42,8 +45,13 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
 
     The copy runs with ``python -m monai.bundle run`` alone, and scoring cannot use other settings than training did.
 
+    Args:
+        name: see :func:`find_bundle`.
+        output: the new folder.
+        settings: values, as :func:`~medanomaly.experiments.settings.apply_settings` takes them.
+
     Raises:
-        ConfigError: for a setting that no config has.
+        ConfigError: for a setting that no config has a place for, or that is no value.
         InputError: if ``output`` is a file or holds something that is not a bundle.
     """
     require_folder(output)
@@ -51,12 +59,12 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
     if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
         raise InputError(f"{output} is not empty and is no bundle: give a new folder.")
     configs = {path.name: json.loads(path.read_text()) for path in sorted((source / "configs").glob("*.json"))}
-    known = {key for config in (configs[f"{kind}.json"] for kind in CONFIGS) for key in config}
-    check_settings(settings, known, source.name)
-    for file, config in configs.items():
-        if file != "metadata.json":
-            config.update({key: value for key, value in settings.items() if key in config})
-            config["bundle_root"] = str(output)
+    written = json.loads(json.dumps(dict(settings), default=os.fspath))  # as the configs will give them back
+    programs = [config for file, config in configs.items() if file != "metadata.json"]
+    apply_settings(written, programs, source.name)
+    check_value("bundle_root", str(output))
+    for config in programs:
+        config["bundle_root"] = str(output)
     inference = configs["inference.json"]
     shape = [inference["patch_size"]] * inference["spatial_dims"]
     tensors = configs["metadata.json"]["network_data_format"]
@@ -76,6 +84,14 @@ def copy_bundle(name: str | Path, output: str | Path, settings: Mapping[str, Any
 def run_bundle(root: Path, config: str, **settings: Any) -> None:
     """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does.
 
+    A bundle is a program: run one from somebody else only if you would run their code.
+
+    Args:
+        root: folder of the bundle.
+        config: train, inference or evaluate.
+        settings: values in place of those in the config. Cases are given as a tuple, files as ``Path`` and a device as
+            ``torch.device``, which MONAI's parser takes as they are: a file name may look like an expression.
+
     Raises:
         MedanomalyError: what a person needs to know, out of MONAI's chain of errors.
         ConfigError: any other failure of a config, in one line that names the file.
@@ -84,7 +100,14 @@ def run_bundle(root: Path, config: str, **settings: Any) -> None:
 
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # else it tells which logging file it read
     file = root / "configs" / f"{config}.json"
-    check_settings(settings, set(read_settings(root, config)), str(file))
+    content = read_settings(root, config)
+    if CHECKS[config] not in json.dumps(content):
+        raise ConfigError(
+            f"{file} does not call medanomaly.data.{CHECKS[config]} (it is of an older version): train a new model, or "
+            f"add what the lists 'initialize' and 'run' call of medanomaly.data in the {config}.json of this version."
+        )
+    apply_settings(settings, [content], str(file))  # of a copy: the parser does the same, without the checks
+    check_value("bundle_root", str(root))
     try:
         workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)
         workflow.initialize()
@@ -97,15 +120,6 @@ def run_bundle(root: Path, config: str, **settings: Any) -> None:
         if message is not None:
             raise ConfigError(message) from error
         raise ConfigError(f"{file} failed: {_chain(error)}") from error
-
-
-def check_settings(settings: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Raise ConfigError for a setting whose first part (before '#') is no key of the config."""
-    for key in settings:
-        if key.split("#")[0].split("::")[0] not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(sorted(known))}."
-            raise ConfigError(f"{where} has no setting {key!r}. {hint}")
 
 
 def _chain(error: BaseException | None) -> str:
@@ -143,48 +157,29 @@ def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
     return {} if own is None else {"sign": sign or own}
 
 
-def write_provenance(
-    output: Path, model: Path, cases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-) -> None:
-    """Write ``run.json`` beside the heatmaps: which model made them, of which files, when, and which sign they tell."""
-    earlier = {case["case"]: case for case in read_provenance(output, required=False).get("cases", [])}
-    content = {
-        "model": str(model.resolve()),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "version": medanomaly.__version__,
-        "cases": list((earlier | {case["case"]: case for case in cases}).values()),
-        **{key: value for key, value in settings.items() if key in ("brain_mask", "score_amp", "sign")},
-    }
-    with written_whole(output / "run.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, brain: str | None) -> dict[str, str]:
+    """How scores were made, as settings for their evaluation with the model in ``root``.
 
+    Args:
+        scores: their folder.
+        provenance: what its ``run.json`` says.
+        root: folder of the model.
+        brain: the brain extractor that the user named for the evaluation.
 
-def check_provenance(output: Path, model: Path, cases: Sequence[Mapping[str, Any]], sign: str = "both") -> None:
-    """Raise InputError if ``output`` holds heatmaps of another model, sign, or scan under one of these ids."""
-    provenance = read_provenance(output, required=False)
-    if provenance.get("model", str(model.resolve())) != str(model.resolve()):
-        raise InputError(f"{output} holds heatmaps of the model {provenance['model']}: choose another --output.")
-    if provenance and provenance.get("sign", "both") != sign:
-        raise InputError(
-            f"{output} holds heatmaps of the sign {provenance.get('sign', 'both')}, and {sign} was asked for: choose "
-            "another --output."
+    Raises:
+        ConfigError: if ``run.json``, which somebody else may have written, names a program of its own to extract
+            brains with and the user did not name it, too; or the user named another one.
+    """
+    known, file = read_settings(root, "evaluate"), scores / "run.json"
+    shared = [key for key in ("brain_mask", "sign") if key in provenance and key in known]
+    settings: dict[str, str] = {key: provenance[key] for key in shared}
+    source = settings.get("brain_mask", str(known.get("brain_mask")))
+    if brain not in (None, source):
+        raise ConfigError(f"--brain is {brain!r}, but the scores were made with {source!r} ({file}): leave it out.")
+    if source not in ("given", "nonzero", known.get("brain_mask"), brain):
+        check_value(f"brain_mask in {file}", source)
+        raise ConfigError(
+            f"{file} names the brain extractor {source!r}, which the evaluation would run again, for plain intensity: "
+            f"if you trust it, add --brain {shlex.quote(source)}."
         )
-    earlier = {case["case"]: case["image"] for case in provenance.get("cases", [])}
-    for case in cases:
-        if earlier.get(case["case"], case["image"]) != case["image"]:
-            raise InputError(
-                f"{output / case['case']} holds the heatmap of {earlier[case['case']][0]}, and {case['image'][0]} "
-                "would replace it: choose another --output, or use a datalist that gives each case a 'case' id."
-            )
-
-
-def read_provenance(scores: Path, required: bool = True) -> dict[str, Any]:
-    """What :func:`write_provenance` wrote; if there is nothing, an InputError if it is ``required``, else empty."""
-    file = scores / "run.json"
-    if not file.exists() and not required:
-        return {}
-    if not file.exists():
-        raise InputError(
-            f"{scores} has no run.json, so the model is not known: check --scores, or name the model with --model."
-        )
-    return dict(json.loads(file.read_text()))
+    return settings

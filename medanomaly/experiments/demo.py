@@ -11,7 +11,7 @@ from typing import Any
 from medanomaly.data import heatmap_path, make_demo_cohort, read_datalist, require_folder
 from medanomaly.data.demo_cohort import CONTRASTS, LESION_KINDS, LESION_RADIUS_MM
 from medanomaly.errors import InputError
-from medanomaly.experiments.bundles import copy_bundle, run_bundle, write_provenance
+from medanomaly.experiments.bundles import copy_bundle, run_bundle
 from medanomaly.report import case_figure
 
 DEMO_SETTINGS = {
@@ -52,19 +52,18 @@ def run_demo(output: str | Path, seed: int = 0, **settings: Any) -> dict[str, An
 
     _say(2, "training GANomaly on the healthy ones")
     if not (model / "checkpoints" / "last.pt").exists():
-        copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "datalist": str(datalist), **settings})
+        copy_bundle("ganomaly", model, {**DEMO_SETTINGS, "seed": seed, "datalist": datalist, **settings})
     elif settings:
         raise InputError(f"{output} holds a demo with settings of its own: give a new folder with --output.")
     if not (model / "models" / "model.pt").exists():
         run_bundle(model, "train", resume=True)
 
     _say(3, f"scoring the test subjects, heatmaps in {scores}")
-    run_bundle(model, "inference", output_dir=str(scores))
-    write_provenance(scores, model, read_datalist(datalist, "test"), {})
+    run_bundle(model, "inference", output_dir=scores)
 
     _say(4, "evaluating against the known lesions")
     evaluation = output / "evaluation"
-    run_bundle(model, "evaluate", scores_dir=str(scores), output_dir=str(evaluation))
+    run_bundle(model, "evaluate", scores_dir=scores, output_dir=evaluation)
 
     _say(5, "drawing")
     for case in read_datalist(datalist, "test"):

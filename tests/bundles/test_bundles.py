@@ -164,7 +164,7 @@ def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, traine
     signs = ["_bright", "_dark"] if configs.parent.name in SIGNED else []
     baselines = ["_intensity", "_intensity_equalised", "_intensity_smoothed"]
     calibrations = [f"calibration{which}.json" for which in ("", *signs, *baselines)]
-    assert sorted(p.name for p in (trained / "models").iterdir()) == [*calibrations, "model.pt"]
+    assert sorted(p.name for p in (trained / "models").iterdir()) == [*calibrations, "cases.json", "model.pt"]
     if configs.parent.name in FITTED:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:
@@ -269,7 +269,9 @@ def test_steps_change_heatmaps_and_are_part_of_what_the_model_is(cohort: Path, t
         workflow(configs, "train", **settings, max_epochs=1, patches_per_epoch=32, batch_size=16).run()
         workflow(configs, "inference", **settings).run()
         heatmaps.append(np.asarray(nib.load(tmp_path / name / "scores" / "test-0" / "test-0_heatmap.nii.gz").dataobj))
-        (calibration,) = {json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/*.json")}
+        (calibration,) = {
+            json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/calib*.json")
+        }
         assert calibration == ('["Median(size=3)"]' if steps else "[]")
     smoothed, raw = heatmaps
     np.testing.assert_array_equal(np.isfinite(smoothed), np.isfinite(raw))
@@ -323,7 +325,7 @@ def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow(configs, "inference", **settings, output_dir=str(tmp_path)).run()
     assert "broken.nii.gz cannot be read as an image" in (plain_message(caught.value) or "")
-    assert [path.name for path in tmp_path.glob("*")] == ["test-0"]
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["run.json", "test-0"]
 
 
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from monai.bundle import verify_net_in_out
 
 from medanomaly import cli
@@ -224,12 +225,10 @@ def test_a_heatmap_of_another_scan_is_not_replaced(
     assert (tmp_path / "image0" / "image0_heatmap.nii.gz").read_bytes() == written
 
 
-def test_scores_of_the_bundle_command_can_be_evaluated_with_a_named_model(
-    cohort: Path, scores: Path, model: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(scores, tmp_path / "scores", ignore=shutil.ignore_patterns("run.json"))
-    arguments = ["evaluate", "--datalist", cohort, "--scores", tmp_path / "scores"]
-    assert medanomaly(*arguments) == 1
+def test_scores_of_the_bundle_alone_can_be_evaluated(cohort: Path, model: Path, tmp_path: Path) -> None:
+    run_bundle(model, "inference", output_dir=tmp_path)
+    arguments = ["evaluate", "--datalist", cohort, "--scores", tmp_path]
+    assert medanomaly(*arguments) == 0
     assert medanomaly(*arguments, "--model", model) == 0
 
 
@@ -283,6 +282,8 @@ def test_heatmaps_of_two_models_are_not_mixed(
     cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(model, tmp_path / "other")
+    weights = torch.load(other / "models" / "model.pt", weights_only=True)
+    torch.save({**weights, next(iter(weights)): next(iter(weights.values())) + 0.01}, other / "models" / "model.pt")
     scan, arguments = cohort.parent / "test-0" / "image0.nii.gz", ["--output", tmp_path / "out", "--brain", "nonzero"]
     assert medanomaly("score", scan, "--model", model, *arguments) == 0
     assert medanomaly("score", scan, "--model", other, *arguments) == 1
@@ -337,7 +338,7 @@ def test_a_model_that_was_trained_for_a_sign_is_scored_by_it(cohort: Path, signe
         assert json.loads((tmp_path / sign / "run.json").read_text())["sign"] == sign
 
 
-def test_scores_of_before_signs_count_as_both(
+def test_scores_that_name_no_sign_count_as_both(
     cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"model": str(signed_model.resolve()), "cases": []}))

@@ -112,6 +112,36 @@ def test_a_mistake_is_an_input_error_that_names_it(folder, content, message):
         read_datalist(written(folder, content), "test")
 
 
+@pytest.mark.parametrize("good", ["a", "7", "sub-01_T1.v2+x", "Jörg 2", "a b c", "é", "e\u0301"])
+def test_case_ids_that_may_be_given(folder, good):
+    assert read_datalist(written(folder, {"test": [CASE | {"case": good}]}), "test")[0]["case"] == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["$x", "@x", "%x", "a#b", "a::b", "a\nb", "a ", " a", "a  b", "-a", ".a", "_a", "+a", "a$", "a\t", "a\n", "a*"],
+)
+def test_case_ids_that_may_not(folder, bad):
+    with pytest.raises(
+        InputError, match=r"entry 1: the case id is .* cannot name a folder.*begin with a letter or digit"
+    ):
+        read_datalist(written(folder, {"test": [CASE | {"case": bad}]}), "test")
+    (folder / f"{bad}.nii").touch()
+    if "." not in bad:
+        with pytest.raises(InputError, match=r"(?s)\.nii gives the case id.*rename it, or give a 'case' in a datalist"):
+            cases_from_files([folder / f"{bad}.nii"])
+        with pytest.raises(InputError, match=r"(?s)\.nii gives the case id.*rename it, or give a 'case' in a datalist"):
+            read_datalist(written(folder, {"test": [{"image": f"{bad}.nii"}]}), "test")
+
+
+def test_an_id_that_comes_from_a_folder_is_checked(folder):
+    for name in ("$(x)", "b"):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "scan.nii").touch()
+    with pytest.raises(InputError, match=r"\$\(x\)/scan.nii gives the case id '\$\(x\)'"):
+        cases_from_files([folder / "$(x)" / "scan.nii", folder / "b" / "scan.nii"])
+
+
 def test_a_misspelt_section_is_an_error_even_where_the_section_may_be_missing(folder):
     with pytest.raises(InputError, match="Did you mean to call 'validaton' 'validation'"):
         read_datalist(written(folder, {"validaton": [CASE]}), "validation", required=False)

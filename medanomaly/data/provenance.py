@@ -1,0 +1,186 @@
+"""Which model made the heatmaps in a folder, and of which scans: ``run.json``, written and checked."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import medanomaly
+from medanomaly.data.digests import case_digests, file_digest
+from medanomaly.data.training_cases import check_unseen
+from medanomaly.data.writing import written_whole
+from medanomaly.errors import InputError
+
+HASHES = ("model_sha256", "calibration_sha256")
+
+
+def begin_scores(
+    output_dir: str | Path,
+    bundle_root: str | Path,
+    calibration_file: str | Path,
+    cases: Sequence[Mapping[str, Any]],
+    sign: str = "both",
+    brain_mask: Any = None,
+    score_amp: bool = False,
+) -> None:
+    """Write ``run.json`` before the first heatmap: the model, and the cases that were scored with it before.
+
+    So a run that is cut off leaves no heatmaps of an unknown model. The model is told by the SHA-256 of its weights
+    and of its calibration, so it may be moved or copied.
+
+    Args:
+        output_dir: folder of the heatmaps.
+        bundle_root: folder of the model.
+        calibration_file: the one that is used, which goes with the sign.
+        cases: that are to be scored.
+        sign, brain_mask, score_amp: how.
+
+    Raises:
+        InputError: if the folder holds heatmaps of another model, another sign, another scan under one of these ids,
+            or of nobody knows which model.
+    """
+    output = Path(output_dir)
+    model = {"model": str(Path(bundle_root).resolve()), **_hashes(bundle_root, calibration_file), "sign": sign}
+    earlier: dict[str, Any] = {"cases": []}
+    if (output / "run.json").exists():
+        earlier = read_provenance(output)
+        _check_same_model(output, earlier, model)
+        _check_same_scans(output, earlier, cases)
+    elif any(output.glob("*/*_heatmap.nii.gz")):
+        raise InputError(
+            f"{output} holds heatmaps but no run.json, so the model that made them is not known: choose another "
+            "--output."
+        )
+    settings = {"score_amp": score_amp, **({"brain_mask": brain_mask} if isinstance(brain_mask, str) else {})}
+    _write(output, {**model, **settings, "cases": earlier["cases"]})
+
+
+def record_scores(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Add cases to ``run.json`` now that they are scored: id, image files, and the SHA-256 of each scan."""
+    found, digests = read_provenance(Path(output_dir)), case_digests(cases)
+    known = {case["case"]: case for case in found["cases"]}
+    for case in cases:
+        known[case["case"]] = {
+            "case": case["case"],
+            "image": list(case["image"]),
+            "sha256": digests[case["case"]]["image"],
+        }
+    _write(Path(output_dir), {**found, "cases": list(known.values())})
+
+
+def check_scores(
+    scores_dir: str | Path,
+    bundle_root: str | Path,
+    calibration_file: str | Path,
+    cases: Sequence[Mapping[str, Any]],
+) -> None:
+    """Check that an evaluation is of the model and the scans that were scored, and of scans that the model never saw.
+
+    Warns of scans that the thresholds of the model come from.
+
+    Raises:
+        InputError: if the model was trained again since, a scan or the datalist changed since, a case was not scored,
+            or the model was trained on it.
+    """
+    scores, digests = Path(scores_dir), case_digests(cases)
+    found = read_provenance(scores)
+    _check_whole(scores, found, "score again into a new folder")
+    if {key: found[key] for key in HASHES} != _hashes(bundle_root, calibration_file):
+        raise InputError(
+            f"{scores} holds heatmaps of the model {found['model']} (sign {found['sign']}), and the weights or the "
+            f"calibration in {bundle_root} are others: it was trained again since, or is another model or sign. Score "
+            "again into a new folder, or name the model that made the scores with --model."
+        )
+    scored = {case["case"]: case["sha256"] for case in found["cases"]}
+    absent = [name for name in digests if name not in scored]
+    if absent:
+        raise InputError(
+            f"{scores / 'run.json'} does not say that the case(s) {', '.join(absent)} were scored: score them first (a "
+            "run that was cut off must be run again), or correct the scores folder or the datalist."
+        )
+    changed = [name for name, own in digests.items() if own["image"] != scored[name]]
+    if changed:
+        raise InputError(
+            f"the case(s) {', '.join(changed)} in {scores} were scored from other scans than they have now: the "
+            "datalist or the scan changed since. Score again into a new folder, or use the datalist that was scored."
+        )
+    check_unseen(bundle_root, digests)
+
+
+def read_provenance(scores: Path) -> dict[str, Any]:
+    """What ``run.json`` in a folder of heatmaps says.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    file = scores / "run.json"
+    if not file.exists():
+        raise InputError(
+            f"{scores} has no run.json, so the model that made its heatmaps is not known: check --scores, or score "
+            "again into a new folder (with a model that was trained by this version)."
+        )
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+        known = [isinstance(found.get(key, ""), str) for key in ("brain_mask", *HASHES)]
+        found = {"sign": "both", "cases": [], **found}
+        if not all(known) or not isinstance(found["model"], str) or found["sign"] not in ("both", "bright", "dark"):
+            raise ValueError(
+                f"model {found['model']!r}, sign {found['sign']!r}, brain_mask {found.get('brain_mask')!r}"
+            )
+        for case in found["cases"]:
+            case["case"], case["image"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} is damaged ({error}): score again into a new folder.") from error
+    return found
+
+
+def _hashes(bundle_root: str | Path, calibration_file: str | Path) -> dict[str, str]:
+    files = (Path(bundle_root) / "models" / "model.pt", Path(calibration_file))
+    for file in files:
+        if not file.exists():
+            raise InputError(f"there is no {file}: train a model first, or give the folder of a trained bundle.")
+    return {key: file_digest(file) for key, file in zip(HASHES, files, strict=True)}
+
+
+def _check_whole(folder: Path, found: Mapping[str, Any], what_to_do: str) -> None:
+    if any(key not in found for key in HASHES) or any("sha256" not in case for case in found["cases"]):
+        raise InputError(
+            f"{folder / 'run.json'} does not say which weights made the heatmaps (it is of an older version): "
+            f"{what_to_do}."
+        )
+
+
+def _check_same_model(output: Path, found: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    if found["sign"] != model["sign"]:
+        raise InputError(
+            f"{output} holds heatmaps of the sign {found['sign']}, and {model['sign']} was asked for: choose another "
+            "--output."
+        )
+    _check_whole(output, found, "choose another --output")
+    if any(found[key] != model[key] for key in HASHES):
+        raise InputError(
+            f"{output} holds heatmaps of the model {found['model']} with other weights or another calibration than "
+            f"{model['model']} has now: choose another --output."
+        )
+
+
+def _check_same_scans(output: Path, found: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> None:
+    earlier, digests = {case["case"]: case for case in found["cases"]}, case_digests(cases)
+    for case in cases:
+        before = earlier.get(case["case"])
+        if before is not None and before["sha256"] != digests[case["case"]]["image"]:
+            raise InputError(
+                f"{output / case['case']} holds the heatmap of {before['image'][0]}, and {case['image'][0]}, which has "
+                "other content, would replace it: choose another --output, or use a datalist that gives each case a "
+                "'case' id."
+            )
+
+
+def _write(output: Path, content: Mapping[str, Any]) -> None:
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    with written_whole(output / "run.json") as temporary:
+        text = json.dumps({**content, "date": date, "version": medanomaly.__version__}, indent=1)
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,144 @@
+"""Which scans a model was trained on: ``models/cases.json``, written when training begins and checked ever after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import medanomaly
+from medanomaly.data.datalist import read_datalist, require_cases
+from medanomaly.data.digests import case_digests
+from medanomaly.data.writing import written_whole
+from medanomaly.errors import InputError
+
+Digests = Mapping[str, Mapping[str, Sequence[str]]]  # case id -> image, brain, label -> SHA-256 of each file
+
+
+def begin_training(
+    bundle_root: str | Path,
+    datalist: str | Path | None,
+    dataset_dir: str | Path | None,
+    training: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    resume: bool = False,
+) -> None:
+    """Write down the cases of a training before it begins, or check that it goes on with the same.
+
+    Args:
+        bundle_root: of the new model; gets ``models/cases.json``.
+        datalist, dataset_dir: whose section ``test`` may hold no scan that is trained on; those that are not here, as
+            where another machine tests, are passed over.
+        training, validation: the cases.
+        resume: whether a training that has begun goes on.
+
+    Raises:
+        InputError: if a scan is trained on and held out, a training would go on with other cases, or there is a
+            finished model without checkpoints to go on from.
+    """
+    require_cases(training)
+    root, keys = Path(bundle_root), ("image", "brain", "label")
+    begun = (root / "checkpoints" / "last.pt").exists()
+    if begun and not resume:
+        return  # the trainer says that it does not replace a training
+    file = root / "models" / "cases.json"
+    if not begun and (root / "models" / "model.pt").exists():
+        raise InputError(
+            f"{root} holds a finished model without checkpoints, so there is nothing to go on with: choose another "
+            f"folder, or delete {root / 'models'} to train it again."
+        )
+    sections = {"training": training, "validation": validation}
+    record = {section: case_digests(cases, keys) for section, cases in sections.items()}
+    if begun and file.exists():
+        _check_same(_read(file), record, root)
+    elif begun:
+        print(f"Warning: {root} was begun by an older version, so it is not known whether its cases are the same.")
+    test = [] if datalist is None else read_datalist(datalist, "test", dataset_dir, required=False, skip_missing=True)
+    for section, others in (("validation", validation), ("test", test)):
+        _check_apart(training, others, section)
+    content = {"datalist": None if datalist is None else str(datalist), "version": medanomaly.__version__, **record}
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
+    """Refuse to test a model on scans that it was trained on; warn of those that its thresholds come from.
+
+    Args:
+        bundle_root: of the model.
+        tested: what :func:`~medanomaly.data.digests.case_digests` says of the cases.
+
+    Raises:
+        InputError: with the names of the scans that were trained on.
+    """
+    file = Path(bundle_root) / "models" / "cases.json"
+    if not file.exists():
+        print(
+            f"Warning: {file} is missing (older version), so it is not known whether the model saw these scans before."
+        )
+        return
+    record = _read(file)
+    seen = [f"{name} ({other} of the training)" for name, other, _ in _shared(tested, record["training"])]
+    if seen:
+        raise InputError(
+            f"the model {bundle_root} was trained on {', '.join(seen)}: leave them out of the evaluation, which would "
+            "say nothing of new scans."
+        )
+    held = [f"{name} ({other} of the validation)" for name, other, _ in _shared(tested, record["validation"])]
+    if held:
+        print(f"Warning: the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
+
+
+def _check_apart(training: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], section: str) -> None:
+    """Raise InputError if a scan, whatever it is called and in whichever channel, is in both sections."""
+    sides = (case_digests(training), case_digests(others))
+    for name, other, digest in _shared(*sides):
+        files = [
+            case["image"][digests[case["case"]]["image"].index(digest)]
+            for cases, digests, wanted in ((training, sides[0], name), (others, sides[1], other))
+            for case in cases
+            if case["case"] == wanted
+        ]
+        raise InputError(
+            f"the case {name} in 'training' and the case {other} in {section!r} are the same scan: "
+            f"{' and '.join(files)} have the same voxels. Take it out of one of the two: figures "
+            "from scans that were trained on say nothing of new ones."
+        )
+
+
+def _shared(first: Digests, second: Digests) -> Iterator[tuple[str, str, str]]:
+    """(case of the first, case of the second, digest) for each case of the first that has a scan of the second."""
+    owner = {digest: name for name, own in second.items() for digest in own["image"]}
+    for name, own in first.items():
+        for digest in own["image"]:
+            if digest in owner:
+                yield name, owner[digest], digest
+                break
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Digests], root: Path) -> None:
+    flat = [{(section, name): own for section in now for name, own in r[section].items()} for r in (before, now)]
+    groups = {
+        "added": [key for key in flat[1] if key not in flat[0]],
+        "removed": [key for key in flat[0] if key not in flat[1]],
+        "changed": [key for key, own in flat[1].items() if flat[0].get(key, own) != own],
+    }
+    words = [f"{what}: {', '.join(name for _, name in keys)}" for what, keys in groups.items() if keys]
+    if not words and list(flat[0]) != list(flat[1]):
+        words = ["they have another order"]
+    if words:
+        raise InputError(
+            f"the training in {root} was begun with other cases than it would go on with ({'; '.join(words)}): go on "
+            f"with the datalist and the scans of then ({before.get('datalist')}), or train anew in another folder."
+        )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = dict(json.loads(file.read_text(encoding="utf-8")))
+        for section in ("training", "validation"):
+            _ = [own["image"] for own in content[section].values()]
+        return content
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is damaged ({error}): train the model again.") from error
