@@ -65,8 +65,8 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
     for summary in summaries:
         table.add_row(
             summary["case"],
-            number(summary["case_score"]),
-            number(summary["case_threshold"]),
+            f"{summary['case_score']:.3g}",  # of GANomaly they may be far below 0.001
+            f"{summary['case_threshold']:.3g}",
             f"{100 * summary['abnormal_fraction']:.2f} %",
             "more unusual than normals" if summary["abnormal"] else "within the range of normals",
         )
