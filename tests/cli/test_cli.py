@@ -16,7 +16,6 @@ import pytest
 import torch
 from monai.bundle import verify_net_in_out
 
-from medanomaly import cli
 from medanomaly.evaluation import Calibration
 from medanomaly.experiments.bundles import copy_bundle, run_bundle
 from medanomaly.report import tables
@@ -24,25 +23,17 @@ from medanomaly.report import tables
 SMALL = ["--set", "patches_per_epoch=128", "--set", "batch_size=64", "--set", "spacing=[2,2,3]"]
 
 
-def medanomaly(*arguments: object) -> int:
-    """Run the command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["medanomaly", *map(str, arguments)])
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 @pytest.fixture(scope="module")
-def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(command: Callable[..., int], cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run") / "model"
-    assert medanomaly("train", "--datalist", cohort, "--output", root, "--epochs", 1, *SMALL) == 0
+    assert command("train", "--datalist", cohort, "--output", root, "--epochs", 1, *SMALL) == 0
     return root
 
 
 @pytest.fixture(scope="module")
-def scores(cohort: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scores(command: Callable[..., int], cohort: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scores")
-    assert medanomaly("score", "--datalist", cohort, "--model", model, "--output", out) == 0
+    assert command("score", "--datalist", cohort, "--model", model, "--output", out) == 0
     return out
 
 
@@ -53,7 +44,9 @@ def test_help_imports_nothing_heavy() -> None:
     )
 
 
-def test_scores_are_those_of_the_bundle_command(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_bundle_command(
+    command: Callable[..., int], cohort: Path, model: Path, scores: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(model / "configs" / "inference.json")]
     subprocess.run([*command, "--output_dir", str(tmp_path)], check=True, capture_output=True)
     for case in ("test-0", "test-1"):
@@ -63,17 +56,21 @@ def test_scores_are_those_of_the_bundle_command(cohort: Path, model: Path, score
         np.testing.assert_array_equal(by_cli, by_bundle)
 
 
-def test_a_single_scan_scores_as_it_does_in_its_cohort(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+def test_a_single_scan_scores_as_it_does_in_its_cohort(
+    command: Callable[..., int], cohort: Path, model: Path, scores: Path, tmp_path: Path
+) -> None:
     folder = cohort.parent / "test-1"
     arguments = ["--model", model, "--output", tmp_path, "--brain", folder / "brain.nii.gz"]
-    assert medanomaly("score", folder / "image0.nii.gz", *arguments) == 0
+    assert command("score", folder / "image0.nii.gz", *arguments) == 0
     alone = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
     np.testing.assert_array_equal(alone, np.asarray(nib.load(scores / "test-1" / "test-1_heatmap.nii.gz").dataobj))
 
 
-def test_nonzero_mask_serves_brain_extracted_scans(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+def test_nonzero_mask_serves_brain_extracted_scans(
+    command: Callable[..., int], cohort: Path, model: Path, scores: Path, tmp_path: Path
+) -> None:
     scan = cohort.parent / "test-0" / "image0.nii.gz"
-    assert medanomaly("score", scan, "--model", model, "--output", tmp_path, "--brain", "nonzero") == 0
+    assert command("score", scan, "--model", model, "--output", tmp_path, "--brain", "nonzero") == 0
     alone = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
     np.testing.assert_array_equal(alone, np.asarray(nib.load(scores / "test-0" / "test-0_heatmap.nii.gz").dataobj))
 
@@ -86,39 +83,41 @@ def test_summary_of_scores(scores: Path) -> None:
 
 
 def test_evaluate_finds_the_model_that_made_the_scores(
-    cohort: Path, scores: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert medanomaly("evaluate", "--datalist", cohort, "--scores", scores) == 0
+    assert command("evaluate", "--datalist", cohort, "--scores", scores) == 0
     result = json.loads((scores / "evaluation" / "metrics.json").read_text())
     assert result["n_cases"] == 2
     printed = capsys.readouterr().out
     assert printed.index("intensity") < printed.index("GANomaly"), "the trivial baseline comes first"
 
 
-def test_training_is_resumed_or_refused(cohort: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_is_resumed_or_refused(
+    command: Callable[..., int], cohort: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["train", "--datalist", cohort, "--output", model, *SMALL]
-    assert medanomaly(*arguments, "--epochs", 1) == 1
+    assert command(*arguments, "--epochs", 1) == 1
     assert "--resume" in capsys.readouterr().err
-    assert medanomaly(*arguments, "--epochs", 2, "--resume") == 1, "settings may not change on the way"
+    assert command(*arguments, "--epochs", 2, "--resume") == 1, "settings may not change on the way"
     assert "leave out --set" in capsys.readouterr().err
-    assert medanomaly("train", "--output", model, "--epochs", 2, "--resume") == 0
+    assert command("train", "--output", model, "--epochs", 2, "--resume") == 0
     assert "epoch 2/2" in "".join(capsys.readouterr())
 
 
 def test_a_model_that_is_fitted_at_once_is_neither_replaced_nor_resumed(
-    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--datalist", cohort, "--output", tmp_path, "--bundle", "one_class_svm", *SMALL]
-    assert medanomaly(*arguments, "--set", "max_samples=20") == 0
+    assert command(*arguments, "--set", "max_samples=20") == 0
     fitted = (tmp_path / "models" / "model.pt").read_bytes()
     capsys.readouterr()
     for again in ([*arguments, "--set", "max_samples=30"], ["train", "--output", tmp_path, "--resume"]):
-        assert medanomaly(*again) == 1
+        assert command(*again) == 1
         assert "holds a finished model" in capsys.readouterr().err
     assert (tmp_path / "models" / "model.pt").read_bytes() == fitted
     assert json.loads((tmp_path / "configs" / "train.json").read_text())["max_samples"] == 20
     shutil.rmtree(tmp_path / "models")
-    assert medanomaly(*arguments, "--set", "max_samples=30") == 0, "as the message says"
+    assert command(*arguments, "--set", "max_samples=30") == 0, "as the message says"
 
 
 def _two_channels(cohort: Path, tmp_path: Path) -> list[object]:
@@ -173,9 +172,11 @@ def _misspelt(cohort: Path, tmp_path: Path) -> list[object]:
         (lambda cohort, tmp: [], ["name the scans"]),
     ],
 )
-def test_mistakes_end_with_one_plain_message(arguments, words, cohort, model, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_mistakes_end_with_one_plain_message(
+    command: Callable[..., int], arguments, words, cohort, model, tmp_path, capsys
+) -> None:  # type: ignore[no-untyped-def]
     output = tmp_path / "out"
-    assert medanomaly("score", *arguments(cohort, tmp_path), "--model", model, "--output", output) == 1
+    assert command("score", *arguments(cohort, tmp_path), "--model", model, "--output", output) == 1
     error = capsys.readouterr().err
     message = error[error.index("Error: ") :]
     assert all(word in message for word in words), message
@@ -197,39 +198,46 @@ def test_the_bundle_command_is_as_plain(model: Path, tmp_path: Path) -> None:
     ("setting", "words"), [("pach_size=32", "Did you mean 'patch_size'"), ("patch_size", "KEY=VALUE")]
 )
 def test_settings_are_checked(
-    setting: str, words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int],
+    setting: str,
+    words: str,
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--set", setting) == 1
+    assert command("train", "--datalist", cohort, "--output", tmp_path / "m", "--set", setting) == 1
     assert words in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_named(
-    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["score", "--datalist", cohort, "--model", model, "--output", tmp_path]
-    assert medanomaly(*arguments, "--device", "gpu7") == 1
+    assert command(*arguments, "--device", "gpu7") == 1
     assert "--device gpu7 cannot be used here" in capsys.readouterr().err
-    assert medanomaly(*arguments, "--device", "cpu") == 0
+    assert command(*arguments, "--device", "cpu") == 0
 
 
 def test_a_heatmap_of_another_scan_is_not_replaced(
-    cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (cohort.parent / case / "image0.nii.gz" for case in ("test-0", "test-1"))
     arguments = ["--model", model, "--output", tmp_path, "--brain", "nonzero"]
-    assert medanomaly("score", first, *arguments) == 0
-    assert medanomaly("score", first, *arguments) == 0, "the same scan may be scored again"
+    assert command("score", first, *arguments) == 0
+    assert command("score", first, *arguments) == 0, "the same scan may be scored again"
     written = (tmp_path / "image0" / "image0_heatmap.nii.gz").read_bytes()
-    assert medanomaly("score", second, *arguments) == 1
+    assert command("score", second, *arguments) == 1
     assert "would replace it" in capsys.readouterr().err
     assert (tmp_path / "image0" / "image0_heatmap.nii.gz").read_bytes() == written
 
 
-def test_scores_of_the_bundle_alone_can_be_evaluated(cohort: Path, model: Path, tmp_path: Path) -> None:
+def test_scores_of_the_bundle_alone_can_be_evaluated(
+    command: Callable[..., int], cohort: Path, model: Path, tmp_path: Path
+) -> None:
     run_bundle(model, "inference", output_dir=tmp_path)
     arguments = ["evaluate", "--datalist", cohort, "--scores", tmp_path]
-    assert medanomaly(*arguments) == 0
-    assert medanomaly(*arguments, "--model", model) == 0
+    assert command(*arguments) == 0
+    assert command(*arguments, "--model", model) == 0
 
 
 def test_a_trained_bundle_reads_another_datalist_from_its_own_folder(
@@ -257,16 +265,23 @@ def test_a_trained_bundle_reads_another_datalist_from_its_own_folder(
     ],
 )
 def test_settings_that_cannot_work_are_found_before_training(
-    settings: list[str], words: str, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int],
+    settings: list[str],
+    words: str,
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pairs = [word for setting in settings for word in ("--set", setting)]
-    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", *pairs) == 1
+    assert command("train", "--datalist", cohort, "--output", tmp_path / "m", *pairs) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "m" / "checkpoints").exists()
 
 
-def test_there_must_be_something_to_resume(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert medanomaly("train", "--datalist", cohort, "--output", tmp_path / "m", "--resume") == 1
+def test_there_must_be_something_to_resume(
+    command: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "--datalist", cohort, "--output", tmp_path / "m", "--resume") == 1
     assert "no training to go on with" in capsys.readouterr().err
 
 
@@ -279,27 +294,27 @@ def test_the_metadata_of_a_trained_bundle_tells_its_own_channels_and_patches(coh
 
 
 def test_heatmaps_of_two_models_are_not_mixed(
-    cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = shutil.copytree(model, tmp_path / "other")
     weights = torch.load(other / "models" / "model.pt", weights_only=True)
     torch.save({**weights, next(iter(weights)): next(iter(weights.values())) + 0.01}, other / "models" / "model.pt")
     scan, arguments = cohort.parent / "test-0" / "image0.nii.gz", ["--output", tmp_path / "out", "--brain", "nonzero"]
-    assert medanomaly("score", scan, "--model", model, *arguments) == 0
-    assert medanomaly("score", scan, "--model", other, *arguments) == 1
+    assert command("score", scan, "--model", model, *arguments) == 0
+    assert command("score", scan, "--model", other, *arguments) == 1
     assert "holds heatmaps of the model" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
-def signed_model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def signed_model(command: Callable[..., int], cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("signed") / "model"
     arguments = ["train", "--datalist", cohort, "--output", root, "--bundle", "denoising_autoencoder", "--epochs", 1]
-    assert medanomaly(*arguments, *SMALL, "--set", "features=8", "--set", "patch_size=32", "--set", "stride=16") == 0
+    assert command(*arguments, *SMALL, "--set", "features=8", "--set", "patch_size=32", "--set", "stride=16") == 0
     return root
 
 
 def test_a_sign_is_chosen_told_and_evaluated_with_its_own_calibration(
-    cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["score", "--datalist", cohort, "--model", signed_model]
     heatmaps, thresholds = {}, {}
@@ -310,54 +325,61 @@ def test_a_sign_is_chosen_told_and_evaluated_with_its_own_calibration(
     ):
         output = tmp_path / sign
         capsys.readouterr()
-        assert medanomaly(*arguments, "--output", output, *asked) == 0
+        assert command(*arguments, "--output", output, *asked) == 0
         printed = capsys.readouterr().out
         assert words in printed if words else "scores:" not in printed
         assert json.loads((output / "run.json").read_text())["sign"] == sign
         heatmaps[sign] = np.asarray(nib.load(output / "test-1" / "test-1_heatmap.nii.gz").dataobj)
-        assert medanomaly("evaluate", "--datalist", cohort, "--scores", output) == 0
+        assert command("evaluate", "--datalist", cohort, "--scores", output) == 0
         metrics = json.loads((output / "evaluation" / "metrics.json").read_text())
         thresholds[sign] = metrics["detectors"][-1]["case_level"]["threshold"]
         file = "calibration.json" if sign == "both" else f"calibration_{sign}.json"
         assert thresholds[sign] == pytest.approx(Calibration.load(signed_model / "models" / file).case_threshold())
     np.testing.assert_allclose(heatmaps["bright"] + heatmaps["dark"], heatmaps["both"], rtol=1e-3, atol=1e-5)
     assert thresholds["dark"] != thresholds["both"]
-    assert medanomaly(*arguments, "--output", tmp_path / "bright", "--sign", "bright") == 0, "the same again"
-    assert medanomaly(*arguments, "--output", tmp_path / "bright") == 1
+    assert command(*arguments, "--output", tmp_path / "bright", "--sign", "bright") == 0, "the same again"
+    assert command(*arguments, "--output", tmp_path / "bright") == 1
     assert "holds heatmaps of the sign bright, and both was asked for" in capsys.readouterr().err
 
 
-def test_a_model_that_was_trained_for_a_sign_is_scored_by_it(cohort: Path, signed_model: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_trained_for_a_sign_is_scored_by_it(
+    command: Callable[..., int], cohort: Path, signed_model: Path, tmp_path: Path
+) -> None:
     root = shutil.copytree(signed_model, tmp_path / "model")
     for name in ("train", "inference", "evaluate"):
         file = root / "configs" / f"{name}.json"
         file.write_text(file.read_text().replace('"sign": "both"', '"sign": "dark"'))
     arguments = ["score", "--datalist", cohort, "--model", root]
     for sign, asked in (("dark", []), ("both", ["--sign", "both"])):
-        assert medanomaly(*arguments, "--output", tmp_path / sign, *asked) == 0
+        assert command(*arguments, "--output", tmp_path / sign, *asked) == 0
         assert json.loads((tmp_path / sign / "run.json").read_text())["sign"] == sign
 
 
 def test_scores_that_name_no_sign_count_as_both(
-    cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"model": str(signed_model.resolve()), "cases": []}))
     arguments = ["score", "--datalist", cohort, "--model", signed_model, "--output", tmp_path]
-    assert medanomaly(*arguments, "--sign", "dark") == 1
+    assert command(*arguments, "--sign", "dark") == 1
     assert "holds heatmaps of the sign both, and dark was asked for" in capsys.readouterr().err
 
 
 def test_a_sign_that_a_model_does_not_tell_is_refused(
-    cohort: Path, model: Path, signed_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int],
+    cohort: Path,
+    model: Path,
+    signed_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["score", "--datalist", cohort, "--output", tmp_path]
-    assert medanomaly(*arguments, "--model", model, "--sign", "bright") == 1
+    assert command(*arguments, "--model", model, "--sign", "bright") == 1
     assert "does not tell brighter from darker: leave out --sign" in capsys.readouterr().err
     for either in (model, signed_model):
-        assert medanomaly(*arguments, "--model", either, "--sign", "up") == 1
+        assert command(*arguments, "--model", either, "--sign", "up") == 1
         assert "--sign is 'up': use one of both, bright, dark" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    assert medanomaly(*arguments, "--model", model, "--sign", "both") == 0, "what it does anyway"
+    assert command(*arguments, "--model", model, "--sign", "both") == 0, "what it does anyway"
 
 
 @pytest.mark.parametrize(
@@ -382,19 +404,21 @@ def test_the_summary_tells_sign_prior_and_steps(settings: dict, words: str) -> N
 
 @pytest.mark.parametrize(("arguments", "words"), [(["--seed", 1], "another seed"), (["--set", "stride=8"], "settings")])
 def test_a_demo_is_not_mixed_with_another(
-    arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "datalist.json").write_text(json.dumps({"seed": 0}))
     (tmp_path / "model" / "checkpoints").mkdir(parents=True)
     (tmp_path / "model" / "checkpoints" / "last.pt").touch()
-    assert medanomaly("demo", "--output", tmp_path, *arguments) == 1
+    assert command("demo", "--output", tmp_path, *arguments) == 1
     assert words in capsys.readouterr().err
 
 
-def test_bfloat16_scores_are_close_and_told(cohort: Path, model: Path, scores: Path, tmp_path: Path) -> None:
+def test_bfloat16_scores_are_close_and_told(
+    command: Callable[..., int], cohort: Path, model: Path, scores: Path, tmp_path: Path
+) -> None:
     arguments = ("--model", model, "--output", tmp_path, "--brain", cohort.parent / "test-1" / "brain.nii.gz")
-    assert medanomaly("score", cohort.parent / "test-1" / "image0.nii.gz", *arguments, "--amp") == 0
+    assert command("score", cohort.parent / "test-1" / "image0.nii.gz", *arguments, "--amp") == 0
     assert json.loads((tmp_path / "run.json").read_text())["score_amp"] is True
     fast = np.asarray(nib.load(tmp_path / "image0" / "image0_heatmap.nii.gz").dataobj)
     exact = np.asarray(nib.load(scores / "test-1" / "test-1_heatmap.nii.gz").dataobj)
@@ -404,7 +428,7 @@ def test_bfloat16_scores_are_close_and_told(cohort: Path, model: Path, scores: P
 
 
 def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from medanomaly.experiments import benchmark
 
@@ -422,8 +446,8 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
             "--set",
             "size=3",
         )
-        assert medanomaly("benchmark", "fashion-mnist", *given) == 0
-        assert medanomaly("benchmark", "fashion-mnist", "--data-root", tmp_path) == 0
+        assert command("benchmark", "fashion-mnist", *given) == 0
+        assert command("benchmark", "fashion-mnist", "--data-root", tmp_path) == 0
     assert called == [
         ("fashion-mnist", ["pca", "ganomaly-a"], [3, 4], None, tmp_path, True, {"size": 3}),
         ("fashion-mnist", None, [0, 1, 2], tmp_path, Path("results"), False, {}),
@@ -434,14 +458,15 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
         (["fashion-mnist", "--detectors", "gan"], "it has brightness, pca"),
         (["fashion-mnist", "--detectors", "pca"], "--data-root"),
     ):
-        assert medanomaly("benchmark", *arguments, "--output", tmp_path / "out") == 1
+        assert command("benchmark", *arguments, "--output", tmp_path / "out") == 1
         assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "sub/folder"])
-@pytest.mark.parametrize("command", ["demo", "train", "score", "evaluate", "benchmark"])
+@pytest.mark.parametrize("verb", ["demo", "train", "score", "evaluate", "benchmark"])
 def test_an_output_that_is_a_file_is_refused_before_any_work(
-    command: str,
+    command: Callable[..., int],
+    verb: str,
     below: str,
     cohort: Path,
     model: Path,
@@ -463,7 +488,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(
         "evaluate": ["--datalist", cohort, "--scores", scores],
         "benchmark": ["toy-lesions", "--detectors", "intensity", "--seeds", "0", "--reduced"],
     }
-    assert medanomaly(command, *others.get(command, []), "--output", file / below) == 1
+    assert command(verb, *others.get(verb, []), "--output", file / below) == 1
     message = capsys.readouterr().err
     assert f"{file} is a file" in message
     assert "choose another" in message

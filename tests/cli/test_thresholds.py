@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -11,17 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medanomaly import cli
 from medanomaly.evaluation import Calibration, case_score
 
 SMALL = ["--epochs", 1, "--set", "patches_per_epoch=64", "--set", "batch_size=64"]
-
-
-def medanomaly(*arguments: object) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["medanomaly", *map(str, arguments)])
-        cli.main()
-    assert not ended.value.code
 
 
 def of_case(folder: Path, case: str, kind: str) -> np.ndarray:
@@ -29,11 +21,13 @@ def of_case(folder: Path, case: str, kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spacing", ["[2,2,3]", "[4,4,4]", "[1,1.5,2]", "null"])
-def test_a_scan_that_was_calibrated_on_gets_its_own_score_and_share(spacing: str, cohort: Path, tmp_path: Path) -> None:
+def test_a_scan_that_was_calibrated_on_gets_its_own_score_and_share(
+    command: Callable[..., int], spacing: str, cohort: Path, tmp_path: Path
+) -> None:
     """The scans are of 2 x 2 x 3 mm; the detector works on each of these grids."""
     model, out = tmp_path / "model", tmp_path / "out"
-    medanomaly("train", "--datalist", cohort, "--output", model, *SMALL, "--set", f"spacing={spacing}")
-    medanomaly("score", "--datalist", cohort, "--section", "validation", "--model", model, "--output", out)
+    assert command("train", "--datalist", cohort, "--output", model, *SMALL, "--set", f"spacing={spacing}") == 0
+    assert command("score", "--datalist", cohort, "--section", "validation", "--model", model, "--output", out) == 0
     calibration = Calibration.load(model / "models" / "calibration.json")
     heatmap, display = (of_case(out, "validation-0", kind) for kind in ("heatmap", "display"))
     inside = np.isfinite(heatmap)
@@ -58,7 +52,7 @@ def brightness_without_lesions(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("sections", ["validation with a lesion", "no validation"])
 def test_baselines_have_their_thresholds_from_the_normals_of_the_detector(
-    sections: str, cohort_maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], sections: str, cohort_maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     datalist = cohort_maker(tmp_path / "data")
     content = json.loads(datalist.read_text())
@@ -68,10 +62,10 @@ def test_baselines_have_their_thresholds_from_the_normals_of_the_detector(
         content["validation"] = [content["test"].pop()]
     datalist.write_text(json.dumps(content))
     model, out = tmp_path / "model", tmp_path / "out"
-    medanomaly("train", "--datalist", datalist, "--output", model, *SMALL, "--set", "spacing=[2,2,3]")
-    medanomaly("score", "--datalist", datalist, "--model", model, "--output", out)
+    assert command("train", "--datalist", datalist, "--output", model, *SMALL, "--set", "spacing=[2,2,3]") == 0
+    assert command("score", "--datalist", datalist, "--model", model, "--output", out) == 0
     capsys.readouterr()
-    medanomaly("evaluate", "--datalist", datalist, "--scores", out)
+    assert command("evaluate", "--datalist", datalist, "--scores", out) == 0
     printed = " ".join(capsys.readouterr().out.split())
     rows = json.loads((out / "evaluation" / "metrics.json").read_text())["detectors"]
     assert len(rows) == 4 and all("case_level" in row for row in rows)
@@ -86,12 +80,12 @@ def test_baselines_have_their_thresholds_from_the_normals_of_the_detector(
 
 
 def test_the_threshold_of_few_normals_is_told_where_it_is_printed(
-    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
-    medanomaly("train", "--datalist", cohort, "--output", model, *SMALL, "--set", "spacing=[2,2,3]")
+    assert command("train", "--datalist", cohort, "--output", model, *SMALL, "--set", "spacing=[2,2,3]") == 0
     capsys.readouterr()
-    medanomaly("score", "--datalist", cohort, "--model", model, "--output", out)
+    assert command("score", "--datalist", cohort, "--model", model, "--output", out) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "the highest case score of 1 held-out normal case: at most 50 % of new normal cases exceed it" in printed
     assert pd.read_csv(out / "cases.csv")["case_threshold_rate"].tolist() == [0.5, 0.5]
