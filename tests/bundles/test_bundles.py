@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_
 from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
-from medanomaly.evaluation import Calibration
+from medanomaly.evaluation import Calibration, calibration_file
 from medanomaly.experiments.bundles import copy_bundle
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -270,7 +270,8 @@ def test_steps_change_heatmaps_and_are_part_of_what_the_model_is(cohort: Path, t
         workflow(configs, "inference", **settings).run()
         heatmaps.append(np.asarray(nib.load(tmp_path / name / "scores" / "test-0" / "test-0_heatmap.nii.gz").dataobj))
         (calibration,) = {
-            json.dumps(Calibration.load(p).settings["steps"]) for p in Path(root).glob("models/calib*.json")
+            json.dumps(Calibration.load(calibration_file(Path(root) / "models", sign)).settings["steps"])
+            for sign in ("both", "bright", "dark")
         }
         assert calibration == ('["Median(size=3)"]' if steps else "[]")
     smoothed, raw = heatmaps

@@ -67,7 +67,7 @@ def test_a_setting_arrives_in_every_config_that_has_its_place(tmp_path: Path) ->
         ("train", "set one of train#preprocessing"),
         ("bundle_root", "bundle_root='x' cannot be set"),
         ("epochs", "Did you mean 'max_epochs'"),
-        ("xyz", "It has amp, batch_size"),
+        ("xyz", "It has amp, baselines, batch_size"),
     ],
 )
 def test_a_setting_without_a_place_is_refused(key: str, words: str, tmp_path: Path) -> None:
