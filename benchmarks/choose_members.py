@@ -25,7 +25,7 @@ from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments import white_matter
 from medanomaly.experiments.benchmark import Run
 from medanomaly.experiments.voxel_detectors import COMMON, SETTINGS
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import brain_mri, user_cache
 
 CANDIDATES: list[dict[str, Any]] = [
@@ -60,7 +60,7 @@ def main() -> None:
         factory(patient.image.numpy(), patient.brain, white_matter.SPACING, np.random.default_rng(n), patient.lesions)
         for n in range(SEED, SEED + VOLUMES)
     ]
-    inferer = PatchScoreInferer(settings["patch_size"], settings["stride"], planes=settings["planes"])
+    inferer = PatchScoreInferer(PatchSpec(settings["patch_size"], planes=settings["planes"], stride=settings["stride"]))
     names = [f"{member['detector']} {member.get('channels', 'all')}" for member in CANDIDATES]
     maps: dict[str, list[list[NDArray[np.float32]]]] = {}  # of each candidate, by sign, of each volume
     for number, name in enumerate(names):

@@ -11,7 +11,7 @@ from benchmarks.tables import Section, Table, at_most, number
 from benchmarks.timing import Run, interleaved, medians, say
 from benchmarks.training import BATCH, fast_step
 from benchmarks.ways import ellipse_mask, made_volume
-from medanomaly.patches import PatchSampler
+from medanomaly.patches import PatchSampler, PatchSpec
 
 SHAPE = (182, 218, 182)
 OURS, DEFAULTS, BEST, STEP = (
@@ -30,8 +30,8 @@ def run(settings: Run) -> Section:
         say(f"[c] drawing patches, {patch_size} px")
         batches = 10 if settings.quick else 100
         sampler = PatchSampler(
-            [{"image": volume, "brain": brain}],
-            patch_size,
+            [{"image": volume, "region": brain}],
+            PatchSpec(patch_size),
             batch_size=BATCH,
             patches_per_epoch=batches * BATCH,
             device=settings.device,

@@ -9,7 +9,7 @@ from benchmarks.networks import made_detector
 from benchmarks.tables import Section, Table, at_most, number
 from benchmarks.timing import Run, say
 from benchmarks.ways import largest_difference, made_volume, naive_loop
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 
 # (patch_size, spatial_dims, stride, planes, volume)
 SETTINGS = [
@@ -39,7 +39,7 @@ def run(settings: Run) -> Section:
         each = [naive_loop(volume, network, patch_size, stride, spatial_dims, mask, plane) for plane in planes]
         expected = torch.nanmean(torch.stack(each), dim=0)
         network.to(settings.device)
-        found = PatchScoreInferer(patch_size, stride, spatial_dims, planes)(volume, network, mask=mask)
+        found = PatchScoreInferer(PatchSpec(patch_size, spatial_dims, planes, stride))(volume, network, mask=mask)
         differences.append(largest_difference(expected, found))
         what = f"{patch_size} px, {spatial_dims}-D, stride {stride}" + (f", {', '.join(planes)}" * (spatial_dims == 2))
         mean = number(float(found.nanmean()))

@@ -25,7 +25,7 @@ from benchmarks.ways import (
     patch_inferer,
     sliding_windows,
 )
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import prepare_network
 
 WINDOW_BATCHES = (16, 64, 256, 1024)
@@ -92,7 +92,8 @@ def _time_setting(setting: Setting, settings: Run, section: Section) -> None:
     prepare_network(laid_out)
 
     window_batch, batch = _best_batches(setting, settings, theirs)
-    ours, ours_bf16 = PatchScoreInferer(*size), PatchScoreInferer(*size, amp=True)
+    spec = PatchSpec(setting.patch_size, setting.spatial_dims, stride=setting.stride)
+    ours, ours_bf16 = PatchScoreInferer(spec), PatchScoreInferer(spec, amp=True)
     moved = partial(volume.to, device)  # MONAI is fastest with the volume on the device of the network
     timed = min(NAIVE_PATCHES, in_brain)
     ways: dict[str, tuple[str, Callable[[], Any]]] = {

@@ -44,7 +44,7 @@ def main() -> None:
     def heads(section: str, draw: int, n_lesions: int = 8) -> list[dict[str, Tensor]]:
         prepare = prepare_heads(SPACING, 0.45, SIZE, MadeLesionsd(LesionFactory(shapes, n_lesions), draw))
         cases: list[Any] = [prepare(case) for case in cohort[section]]
-        return [{key: plain(case[key])[0] for key in ("image", "brain", "label")} for case in cases]
+        return [{key: plain(case[key])[0] for key in ("image", "region", "label")} for case in cases]
 
     training = [head for copy in range(COPIES) for head in heads("training", 100 + copy, LESIONS)]
     network = _trained(training, given.steps)
@@ -65,9 +65,9 @@ def _trained(heads: list[dict[str, Tensor]], steps: int) -> torch.nn.Module:
         targets: list[Tensor] = []
         while len(patches) < BATCH:
             head = heads[rng.integers(len(heads))]
-            row, column, z = (int(rng.integers(n)) for n in np.array(head["brain"].shape) - (SIZE - 1, SIZE - 1, 0))
+            row, column, z = (int(rng.integers(n)) for n in np.array(head["region"].shape) - (SIZE - 1, SIZE - 1, 0))
             window = (slice(row, row + SIZE), slice(column, column + SIZE), z)
-            if (head["brain"][window] > 0).float().mean() < 0.2:
+            if (head["region"][window] > 0).float().mean() < 0.2:
                 continue
             mirror = [0] if rng.random() < 0.5 else []
             patches.append(head["image"][window].flip(mirror))
@@ -84,7 +84,7 @@ def _trained(heads: list[dict[str, Tensor]], steps: int) -> torch.nn.Module:
 def _figures(network: torch.nn.Module, heads: list[dict[str, Tensor]]) -> str:
     intensity, scores, labels = [], [], []
     for head in heads:
-        inside = head["brain"] > 0
+        inside = head["region"] > 0
         height, width = inside.shape[:2]
         slices = head["image"].permute(2, 0, 1)[:, None]
         logits = torch.cat([network(F.pad(z[None], (0, -width % 16, 0, -height % 16))) for z in slices])

@@ -22,7 +22,7 @@ from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments.benchmark import make_detector, train_detector
 from medanomaly.experiments.toy_heads import MadeLesionsd, healthy_heads, prepare_heads
-from medanomaly.patches import PatchSampler, PatchScoreInferer
+from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import plain
 
 SPACING, WHITE_MATTER, SIZE = (1.0, 1.0, 1.0), 1.0, 64  # on the scale of white matter 1, as the detector's defaults are
@@ -49,20 +49,23 @@ def main() -> None:
     for head in HEADS:
         for gamma in GAMMAS:
             one: Any = Dataset(cohort["training"][head : head + 1], prepare_heads(SPACING, WHITE_MATTER, SIZE))
-            batches = PatchSampler(one, SIZE, batch_size=16, patches_per_epoch=3200, seed=0)
-            watched = PatchSampler(one, SIZE, batch_size=16, patches_per_epoch=384, flip=False, seed=1)
+            batches = PatchSampler(one, PatchSpec(SIZE), batch_size=16, patches_per_epoch=3200, seed=0)
+            watched = PatchSampler(one, PatchSpec(SIZE), batch_size=16, patches_per_epoch=384, flip=False, seed=1)
             network = make_detector("synthetic-anomalies", 0, patch_size=SIZE, gamma=gamma)
             folder = given.folder / f"head{head}_gamma{gamma}"
             train_detector(network, batches, watched, folder, 0, given.epochs, given.epochs, decay=True, amp=False)
             name = f"trained on {cohort['training'][head]['case']}, gamma {gamma}"
-            print(f"{name:40s} {_figures(PatchScoreInferer(SIZE, SIZE // 2), made, network=network)}", flush=True)
+            print(
+                f"{name:40s} {_figures(PatchScoreInferer(PatchSpec(SIZE, stride=SIZE // 2)), made, network=network)}",
+                flush=True,
+            )
 
 
 @torch.inference_mode()
 def _figures(score: Any, cases: list[Any], **more: Any) -> str:
     scores, labels = [], []
     for case in cases:
-        image, brain, where = (plain(case[key]) for key in ("image", "brain", "label"))
+        image, brain, where = (plain(case[key]) for key in ("image", "region", "label"))
         inside = brain[0] > 0
         scores.append(score(image[None], mask=brain[None], **more)[0, 0][inside].numpy())
         labels.append(where[0][inside].numpy() != 0)

@@ -21,7 +21,7 @@ from benchmarks.timing import Run, interleaved, medians, say, synchronize
 from benchmarks.ways import grid_of
 from medanomaly.detectors import GANomaly
 from medanomaly.evaluation import in_brain, voxel_metrics
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import brain_mri
 from medanomaly.training import load_detector
 
@@ -79,16 +79,17 @@ def _compare_precision(model: Path, data: Path, settings: Run) -> Section:
         key: str(data / "patient26" / f"{file}.nii.gz") for key, file in (("image", "FLAIR"), ("label", "lesions"))
     }
     case: Any = prepare({**paths, "case": "patient26"})
-    image, brain = case["image"].as_tensor()[None], case["brain"].as_tensor()[None]
+    image, brain = case["image"].as_tensor()[None], case["region"].as_tensor()[None]
     label = case["label"].as_tensor()[0].numpy()
     detector = load_detector(
         GANomaly(config["in_channels"], config["patch_size"], config["spatial_dims"]), model / "models" / "model.pt"
     ).to(settings.device)
     size = (config["patch_size"], config["stride"], config["spatial_dims"])
+    spec = PatchSpec(config["patch_size"], config["spatial_dims"], config["planes"], config["stride"])
     heatmaps: dict[str, torch.Tensor] = {}
 
     def score(name: str, amp: bool) -> None:
-        heatmaps[name] = PatchScoreInferer(*size, config["planes"], amp=amp)(image, detector, mask=brain)
+        heatmaps[name] = PatchScoreInferer(spec, amp=amp)(image, detector, mask=brain)
 
     say("[p] patient26 in fp32 and bf16")
     ways = {FP32: lambda: score(FP32, False), BF16: lambda: score(BF16, True)}

@@ -21,7 +21,7 @@ from benchmarks.tables import Gate, Point, Section, Table, at_most, number, skip
 from benchmarks.timing import Run, say, seconds_of
 from benchmarks.ways import ellipse_mask, grid_of, made_volume
 from medanomaly.detectors import GANomaly
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import channels_last
 
 STATUS = Path("/proc/self/status")
@@ -148,7 +148,7 @@ def _in_a_process(setting: Setting, device: torch.device) -> dict[str, Any]:
 def measure(setting: Setting, device: torch.device) -> dict[str, float | None]:
     """Seconds, patches that touch the brain, and memory in bytes, of scoring in this very process."""
     detector = made_detector(setting.patch_size).to(device)
-    inferer = PatchScoreInferer(setting.patch_size, setting.stride)
+    inferer = PatchScoreInferer(PatchSpec(setting.patch_size, stride=setting.stride))
     small = max(2 * setting.patch_size, 48)
     inferer(made_volume((small, small, 16)), detector, mask=torch.ones(1, 1, small, small, 16))  # loads the libraries
     volume, mask = made_volume((setting.side,) * 3), ellipse_mask((setting.side,) * 3)

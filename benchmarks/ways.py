@@ -9,7 +9,9 @@ import torch
 from monai.inferers import AvgMerger, PatchInferer, SlidingWindowSplitter, sliding_window_inference
 from torch import Tensor
 
-from medanomaly.patches.grid import PLANES, PatchGrid, patch_window, slice_axis_first
+from medanomaly.patches import PatchSpec
+from medanomaly.patches.grid import PatchGrid, slice_axis_first
+from medanomaly.patches.spec import PLANES
 
 Network = Callable[[Tensor], Tensor]
 
@@ -35,9 +37,9 @@ def ellipse_mask(shape: Sequence[int], fraction: float = 0.3, axes: int = 3) -> 
 
 def grid_of(mask: Tensor, patch_size: int, stride: int, spatial_dims: int, plane: str = "axial") -> tuple[int, int]:
     """How many patches the grid over a mask (1, 1, H, W, D) has, and how many touch the mask."""
-    window, step = patch_window(patch_size, stride, spatial_dims)
+    spec = PatchSpec(patch_size, spatial_dims, stride=stride)
     turned = slice_axis_first(mask[0], plane if spatial_dims == 2 else None)[0]
-    grid = PatchGrid(turned.shape, window, step)
+    grid = PatchGrid(turned.shape, spec.window, spec.steps)
     return len(grid), sum(int(piece.touching(turned[rows] > 0).sum()) for rows, piece in grid.slabs(2**22))
 
 

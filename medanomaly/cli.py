@@ -91,7 +91,7 @@ def train(
             "datalist": datalist.absolute(),
             "in_channels": len(read_datalist(datalist, "training", data_root)[0]["image"]),
             "seed": seed or 0,
-            **({"brain_mask": brain} if brain is not None else {}),
+            **({"region": brain} if brain is not None else {}),
             **most_epochs,
             **_settings(setting),
         }
@@ -100,7 +100,7 @@ def train(
     trained = read_settings(root, "inference")
     channels = trained["in_channels"]
     scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
-    mask = "--brain MASK " if trained["brain_mask"] == "given" else ""
+    mask = "--brain MASK " if trained["region"] == "given" else ""
     print(f"\nThe model is in {root}. Score scans with it:")
     print(f"  medanomaly score {scans} {mask}--model {output} --output out")
 
@@ -146,7 +146,7 @@ def score(
         settings["score_amp"] = True
     is_source = brain in ("given", "nonzero") or (brain is not None and "{mask}" in brain)
     if is_source:
-        settings["brain_mask"] = brain
+        settings["region"] = brain
     if datalist is not None:
         if brain is not None and not is_source:
             raise InputError(
@@ -157,7 +157,7 @@ def score(
         channels = int(read_settings(model, "inference")["in_channels"])
         cases = cases_from_files(scans or [], channels, None if is_source else brain)
         if brain is not None and not is_source:
-            settings["brain_mask"] = "given"
+            settings["region"] = "given"
     run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "

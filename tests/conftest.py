@@ -61,7 +61,7 @@ def make_cohort(
                 write_nifti((image * brain).astype(np.float32), affine, folder / files[-1])
             write_nifti(brain.astype(np.uint8), affine, folder / case / "brain.nii.gz")
             write_nifti((lesion & brain).astype(np.uint8), affine, folder / case / "label.nii.gz")
-            entry = {"case": case, "image": files if n_channels > 1 else files[0], "brain": f"{case}/brain.nii.gz"}
+            entry = {"case": case, "image": files if n_channels > 1 else files[0], "region": f"{case}/brain.nii.gz"}
             if section == "test":
                 entry["label"] = f"{case}/label.nii.gz"
             datalist.setdefault(section, []).append(entry)

@@ -13,7 +13,8 @@ from typing import Any
 from medanomaly.errors import InputError
 
 SECTIONS = ("training", "validation", "test")
-CASE_KEYS = ("image", "brain", "label", "case")
+CASE_KEYS = ("image", "region", "label", "case")
+OTHER_NAMES = {"brain": "region"}  # what the region is in a cohort of heads
 CASE_ID = re.compile(r"[^\W_][\w.+-]*(?: [\w.+-]+)*")
 
 
@@ -27,8 +28,8 @@ def read_datalist(
     """The cases of one section, with absolute paths and a ``case`` id each.
 
     A datalist is ``{"training": [...], "validation": [...], "test": [...]}``; a case is ``{"image": path or
-    [path, ...], "brain": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths are
-    channels.
+    [path, ...], "region": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths
+    are channels. The region is the mask in which scores mean something; it may be called "brain".
 
     Args:
         datalist: the JSON file; None, the default of the bundles, gives no cases.
@@ -105,7 +106,7 @@ def cases_from_files(
     entries: list[dict[str, Any]] = [{"image": files}] if in_channels > 1 else [{"image": f} for f in files]
     for entry in entries:
         if brain is not None:
-            entry["brain"] = brain
+            entry["region"] = brain
     return check_case_ids([_check_case(entry, "command line", Path()) for entry in entries], "command line")
 
 
@@ -148,16 +149,20 @@ def _load_json(path: Path) -> dict[str, Any]:
 def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
     if not isinstance(case, dict):
         raise InputError(f"{where} is {case!r}, but an object with the key 'image' is needed.")
+    for key, meant in OTHER_NAMES.items():
+        if case.get(key) is not None and case.get(meant) is not None:
+            raise InputError(f"{where} has {key!r} and {meant!r}, two names of one thing: remove one of them.")
+    case = {OTHER_NAMES.get(key, key): value for key, value in case.items()}
     for key in case:
         if key not in CASE_KEYS:
-            near = difflib.get_close_matches(str(key), CASE_KEYS, 1)
+            near = difflib.get_close_matches(str(key), (*CASE_KEYS, *OTHER_NAMES), 1)
             hint = f"Did you mean {near[0]!r}?" if near else "Remove it."
             raise InputError(f"{where}: unknown key {key!r}; a case has {', '.join(CASE_KEYS)}. {hint}")
     if not case.get("image"):
         raise InputError(f"{where} has no 'image': give the path of the scan, or a list of paths, one a channel.")
     images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
     result: dict[str, Any] = {"image": [str(_existing(base, image, where)) for image in images]}
-    for key in ("brain", "label"):
+    for key in ("region", "label"):
         if case.get(key) is not None:
             result[key] = str(_existing(base, case[key], where))
     if case.get("case") is not None:
@@ -166,7 +171,7 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
 
 
 def _is_missing(case: Any, base: Path) -> bool:
-    values = [case.get(key) for key in ("image", "brain", "label")] if isinstance(case, dict) else []
+    values = [case.get(key) for key in ("image", "region", *OTHER_NAMES, "label")] if isinstance(case, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
     return any(name is not None and not (base / str(name)).exists() for name in names)
 

@@ -75,7 +75,7 @@ def make_demo_cohort(
         entry: dict[str, object] = {
             "case": case,
             "image": [f"{case}/{name}.nii.gz" for name in CONTRASTS],
-            "brain": f"{case}/brain.nii.gz",
+            "region": f"{case}/brain.nii.gz",
         }
         if section == "test":
             entry["label"] = f"{case}/label.nii.gz"

@@ -23,7 +23,7 @@ def begin_scores(
     calibration_file: str | Path,
     cases: Sequence[Mapping[str, Any]],
     sign: str = "both",
-    brain_mask: Any = None,
+    region: Any = None,
     score_amp: bool = False,
 ) -> None:
     """Write ``run.json`` before the first heatmap: the model, and the cases that were scored with it before.
@@ -36,7 +36,7 @@ def begin_scores(
         bundle_root: folder of the model.
         calibration_file: the one that is used, which goes with the sign.
         cases: that are to be scored.
-        sign, brain_mask, score_amp: how.
+        sign, region, score_amp: how.
 
     Raises:
         InputError: if the folder holds heatmaps of another model, another sign, another scan under one of these ids,
@@ -54,7 +54,7 @@ def begin_scores(
             f"{output} holds heatmaps but no run.json, so the model that made them is not known: choose another "
             "--output."
         )
-    settings = {"score_amp": score_amp, **({"brain_mask": brain_mask} if isinstance(brain_mask, str) else {})}
+    settings = {"score_amp": score_amp, **({"region": region} if isinstance(region, str) else {})}
     _write(output, {**model, **settings, "cases": earlier["cases"]})
 
 
@@ -124,12 +124,10 @@ def read_provenance(scores: Path) -> dict[str, Any]:
         )
     try:
         found = dict(json.loads(file.read_text(encoding="utf-8")))
-        known = [isinstance(found.get(key, ""), str) for key in ("brain_mask", *HASHES)]
+        known = [isinstance(found.get(key, ""), str) for key in ("region", *HASHES)]
         found = {"sign": "both", "cases": [], **found}
         if not all(known) or not isinstance(found["model"], str) or found["sign"] not in ("both", "bright", "dark"):
-            raise ValueError(
-                f"model {found['model']!r}, sign {found['sign']!r}, brain_mask {found.get('brain_mask')!r}"
-            )
+            raise ValueError(f"model {found['model']!r}, sign {found['sign']!r}, region {found.get('region')!r}")
         for case in found["cases"]:
             case["case"], case["image"]
     except (ValueError, TypeError, KeyError) as error:

@@ -35,7 +35,7 @@ class LoadCased(MapTransform):
     """
 
     def __init__(self, in_channels: int | None = None) -> None:
-        super().__init__(keys=("image", "brain", "label"), allow_missing_keys=True)
+        super().__init__(keys=("image", "region", "label"), allow_missing_keys=True)
         self.in_channels = in_channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -48,7 +48,7 @@ class LoadCased(MapTransform):
             )
         image = read_channels(paths)
         case["image"] = image
-        for key in ("brain", "label"):
+        for key in ("region", "label"):
             if case.get(key) is not None:
                 case[key] = _on_grid_of(image, read_volume(case[key]), str(case[key]), str(paths[0]))
         return case

@@ -38,7 +38,7 @@ def begin_training(
             finished model without checkpoints to go on from.
     """
     require_cases(training)
-    root, keys = Path(bundle_root), ("image", "brain", "label")
+    root, keys = Path(bundle_root), ("image", "region", "label")
     begun = (root / "checkpoints" / "last.pt").exists()
     if begun and not resume:
         return  # the trainer says that it does not replace a training

@@ -183,7 +183,7 @@ class UnitRMS(nn.Module):
 
 
 class ModifiedScore(nn.Module):
-    """Errors of the code's elements on a common scale: (e - median) / MAD (paper 003, section 2.2.2).
+    """Errors of the code's elements on a common scale: (e - median) / MAD (Madzia-Madzou & Kuijf, section 2.2.2).
 
     The median of each element and its median absolute deviation are those of training patches.
     """

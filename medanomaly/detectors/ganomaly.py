@@ -34,7 +34,7 @@ PAPER_SETTINGS = {
     "A": ((1.0, 50.0, 1.0), 2e-4, "bce", "encoder"),
     "K": ((1.0, 70.0, 10.0), 2e-3, "wgan-gp", "modified"),
 }
-# Paper 003 does not give K's layers. With ours and a gradient penalty, its rate of 2e-3 lets the losses run away.
+# Madzia-Madzou & Kuijf does not give K's layers. With ours and a gradient penalty, its rate of 2e-3 makes the losses diverge.
 WGAN_GP_LEARNING_RATE = 5e-4
 
 
@@ -181,7 +181,7 @@ class GANomaly(Detector):
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
-        """Median and MAD of each element of (z - z_hat)^2 over training patches (paper 003, section 2.2.2).
+        """Median and MAD of each element of (z - z_hat)^2 over training patches (Madzia-Madzou & Kuijf, section 2.2.2).
 
         Raises:
             TrainingError: if the code has collapsed, so that every patch would get the same score.

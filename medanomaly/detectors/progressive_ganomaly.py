@@ -1,6 +1,6 @@
 """Progressive GANomaly: GANomaly's variant K with a GAN that grows from 8 voxels a side to the size of the patches.
 
-Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876 (paper 003, section 2.3), on the networks of ProGAN (Karras et al.,
+Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876 , section 2.3, on the networks of ProGAN (Karras et al.,
 ICLR 2018, arXiv 1710.10196). The critic is the encoder: its trunk gives the critic's value and the code of a patch.
 """
 
@@ -39,13 +39,13 @@ class ProgressiveGANomaly(Detector):
         weights: of the adversarial, contextual and encoder loss.
         learning_rate: of both Adam optimisers, with betas (0.5, 0.99). ProGAN has 0 for the first, with
             which reconstruction is learned more slowly.
-        fade_images: patches shown until new layers count in full. Paper 003 gives 750,000.
+        fade_images: patches shown until new layers count in full. Madzia-Madzou & Kuijf gives 750,000.
         pixel_norm: divide the generator's features by their root mean square, as ProGAN does. Off, because a generator
             that reconstructs must carry how bright a patch is: with it, training takes some three times as long.
         unit_code: divide each code by its root mean square, so that it cannot shrink (layers with an equalised learning
             rate could enlarge it again) and all differences with it. The size of a code tells how much there is of what
             the patch shows: without this, patches brighter than all normal ones score higher.
-        score: "encoder", the mean of ``(z - z_hat)^2``, as in paper 003, which found median and MAD to be 0 after
+        score: "encoder", the mean of ``(z - z_hat)^2``, as in the paper, which found median and MAD to be 0 after
             progressive training; or "modified", with them, as for GANomaly: codes that cannot shrink have both.
     """
 

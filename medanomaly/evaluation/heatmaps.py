@@ -60,7 +60,7 @@ class HeatmapOnTheSpot:
     def __call__(self, case: Mapping[str, Any]) -> NDArray[np.float32]:
         """The heatmap (H, W, D) of a case on the grid of its scan."""
         prepared = self.preprocessing(dict(case))
-        prepared["pred"] = self.inferer(prepared["image"][None], self.network, mask=prepared["brain"][None])[0]
+        prepared["pred"] = self.inferer(prepared["image"][None], self.network, mask=prepared["region"][None])[0]
         return np.asarray(torch.as_tensor(self.to_scan(prepared)["pred"][0]), dtype=np.float32)
 
 

@@ -63,7 +63,7 @@ def _normal_scores(
     case: Mapping[str, Any], inferer: Callable[..., Tensor], network: Any, to_scan: Compose | None
 ) -> npt.NDArray[np.float32]:
     """In-brain scores (N,) of a prepared case, on the grid of its scan; without what touches a label."""
-    brain, label = case["brain"], case.get("label")
+    brain, label = case["region"], case.get("label")
     lesion = {} if label is None else {"exclude": label[None]}
     scored = inferer(case["image"][None], network, mask=brain[None], **lesion)[0]
 

@@ -171,13 +171,13 @@ def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, bra
             brains with and the user did not name it, too; or the user named another one.
     """
     known, file = read_settings(root, "evaluate"), scores / "run.json"
-    shared = [key for key in ("brain_mask", "sign") if key in provenance and key in known]
+    shared = [key for key in ("region", "sign") if key in provenance and key in known]
     settings: dict[str, str] = {key: provenance[key] for key in shared}
-    source = settings.get("brain_mask", str(known.get("brain_mask")))
+    source = settings.get("region", str(known.get("region")))
     if brain not in (None, source):
         raise ConfigError(f"--brain is {brain!r}, but the scores were made with {source!r} ({file}): leave it out.")
-    if source not in ("given", "nonzero", known.get("brain_mask"), brain):
-        check_value(f"brain_mask in {file}", source)
+    if source not in ("given", "nonzero", known.get("region"), brain):
+        check_value(f"region in {file}", source)
         raise ConfigError(
             f"{file} names the brain extractor {source!r}, which the evaluation would run again, for plain intensity: "
             f"if you trust it, add --brain {shlex.quote(source)}."

@@ -1,4 +1,4 @@
-"""Artificial lesions: disks of one intensity, as paper 003 puts them into healthy heads (section 3.2)."""
+"""Artificial lesions: disks of one intensity, as Madzia-Madzou & Kuijf puts them into healthy heads (section 3.2)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Patient:
         self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS]
         self.label = _file(data_root, name, "lesions")
         self.case = prepare({"case": name, "image": self.scans, "label": self.label})
-        self.channels, brain, label = (plain(self.case[key]) for key in ("image", "brain", "label"))
+        self.channels, brain, label = (plain(self.case[key]) for key in ("image", "region", "label"))
         self.image = self.channels[:n_channels]
         self.brain: Mask = brain[0].numpy() > 0
         self.lesions: Mask = (label[0].numpy() > 0) & self.brain
@@ -42,7 +42,7 @@ class Patient:
     def part(self, slices: Mask) -> dict[str, Any]:
         """The case as patches are drawn from it, with the brain of some axial slices (D,) alone."""
         brain, label = (torch.from_numpy(mask[None]) for mask in (self.brain & slices, self.lesions))
-        return {"case": self.case["case"], "image": self.image, "brain": brain, "label": label}
+        return {"case": self.case["case"], "image": self.image, "region": brain, "label": label}
 
     @property
     def normal(self) -> Mask:
@@ -75,7 +75,7 @@ def held_out_slices(brain: Mask) -> Mask:
 
 def cut(part: dict[str, Any], slices: Mask) -> dict[str, Any]:
     """A case without the axial slices outside the range of ``slices``: coronal and sagittal patches end there, too."""
-    first, last = np.flatnonzero(slices & part["brain"][0].any(dim=0).any(dim=0).numpy())[[0, -1]]
+    first, last = np.flatnonzero(slices & part["region"][0].any(dim=0).any(dim=0).numpy())[[0, -1]]
     return {
         key: value[..., first : last + 1] if isinstance(value, torch.Tensor) else value for key, value in part.items()
     }

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from medanomaly.detectors import Detector
 from medanomaly.errors import TrainingError
-from medanomaly.patches import PatchScoreInferer
-from medanomaly.patches.grid import PatchGrid, patch_window, slice_axis_first
+from medanomaly.patches import PatchScoreInferer, PatchSpec
+from medanomaly.patches.grid import PatchGrid, slice_axis_first
 from medanomaly.patches.layout import channels_last, prepare_network
 
 
@@ -34,11 +34,12 @@ class SlabScores:
     ) -> None:
         prepare_network(network)
         self.network, self.batch_size = network, batch_size
-        self.inferer = PatchScoreInferer(patch_size, stride, batch_size=batch_size)
+        spec = PatchSpec(patch_size, stride=stride)
+        self.inferer = PatchScoreInferer(spec, batch_size=batch_size)
         self.device = next(network.parameters(), volume).device
         self.brain = brain
         volume, brain = slice_axis_first(volume, "axial"), slice_axis_first(brain[None], "axial")[0]
-        self.grid = PatchGrid(brain.shape, *patch_window(patch_size, stride, spatial_dims=2))
+        self.grid = PatchGrid(brain.shape, spec.window, spec.steps)
         self.visited = self.grid.touching(brain)
         self.count = self.grid.sum_of_covering(self.visited)
         with torch.inference_mode():

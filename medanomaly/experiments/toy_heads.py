@@ -1,4 +1,4 @@
-"""The healthy heads of the toy experiment, with the intensities of paper 003: white matter 0.4 to 0.5, background 0."""
+"""The healthy heads of the toy experiment, with intensities of Madzia-Madzou & Kuijf: white matter 0.4 to 0.5."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from medanomaly.data.datalist import SECTIONS
 from medanomaly.data.demo_cohort import CONTRASTS
 from medanomaly.data.lesion_factory import LesionFactory
 from medanomaly.errors import InputError
-from medanomaly.preprocessing.brain_mask import BrainMaskd
 from medanomaly.preprocessing.normalisation import apart_from_background
+from medanomaly.preprocessing.region_mask import RegionMaskd
 
 MANIFEST = "ixi_t1.json"
 TISSUES = ("csf", "grey matter", "white matter")  # from dark to bright, as T1 has them
@@ -67,7 +67,7 @@ def _made_heads(folder: Path, n_volumes: int) -> Cohort:
     cohort["test"] = [case for case in cohort["test"] if not np.any(nib.load(case["label"]).dataobj)]  # type: ignore[attr-defined]
     t1 = list(CONTRASTS).index("t1")
     return {
-        section: [{"case": case["case"], "image": [case["image"][t1]], "brain": case["brain"]} for case in cases]
+        section: [{"case": case["case"], "image": [case["image"][t1]], "region": case["region"]} for case in cases]
         for section, cases in cohort.items()
     }
 
@@ -86,16 +86,16 @@ def prepare_heads(
         lesions: puts lesions into the head, on the grid of the scan: put in later, they would lack the blur of
             resampling, and a detector would find that. It gives ``label``, which is resampled, too.
     """
-    brain, keys = ("image", "brain"), ("image", "brain", *(() if lesions is None else ("label",)))
+    brain, keys = ("image", "region"), ("image", "region", *(() if lesions is None else ("label",)))
     modes = ("bilinear", "nearest", "nearest")[: len(keys)]
     return Compose(
         [
             LoadCased(1),
-            BrainMaskd("given"),
+            RegionMaskd("given"),
             Orientationd(brain, axcodes="RAS", labels=None),
             *(() if lesions is None else (lesions,)),
             Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32),
-            CropForegroundd(keys, source_key="brain", margin=(margin, margin, 0), allow_smaller=True),
+            CropForegroundd(keys, source_key="region", margin=(margin, margin, 0), allow_smaller=True),
             WhiteMatterToLeveld(white_matter),
         ]
     )
@@ -135,12 +135,12 @@ class MadeLesionsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        image, brain = (np.asarray(case[key].as_tensor()) for key in ("image", "brain"))
+        image, brain = (np.asarray(case[key].as_tensor()) for key in ("image", "region"))
         spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
         rng = np.random.default_rng([self.seed, *str(case["case"]).encode()])
         made, where = self.factory(image, brain[0] > 0, spacing.tolist(), rng)
         case["image"] = MetaTensor(torch.from_numpy(made), meta=case["image"].meta)
-        case["label"] = MetaTensor(torch.from_numpy(where[None].astype(np.float32)), meta=case["brain"].meta)
+        case["label"] = MetaTensor(torch.from_numpy(where[None].astype(np.float32)), meta=case["region"].meta)
         return case
 
 
@@ -158,7 +158,7 @@ class WhiteMatterToLeveld(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        inside = case["brain"] > 0
+        inside = case["region"] > 0
         values = np.asarray(case["image"].as_tensor()[inside.as_tensor()])
         thresholds = tissue_thresholds(values, str(case["image"].meta.get("filename_or_obj", "the image")))
         median = float(np.median(values[values > thresholds[-1]]))

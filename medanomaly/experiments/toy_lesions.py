@@ -29,7 +29,7 @@ from medanomaly.experiments.toy_heads import Cohort, healthy_heads, prepare_head
 from medanomaly.experiments.toy_measures import DiskHead, measure_disk, measure_made_lesions, ssim_of_normals
 from medanomaly.experiments.toy_results import HEATMAP, leaderboard, paper_table, pictures, save_heatmaps
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, scorer, training_folder, voxel_runs
-from medanomaly.patches import PatchSampler
+from medanomaly.patches import PatchSampler, PatchSpec
 
 __all__ = ["DETECTORS", "leaderboard", "origin", "paper_table", "perform", "pictures", "runs"]
 
@@ -195,7 +195,7 @@ def _train(run: Run, cohort: Cohort, prepare: Compose, folder: Path) -> Detector
         heads: Any = Dataset(cohort[section], prepare)
         return PatchSampler(
             heads,
-            patch_size=s["patch_size"],
+            PatchSpec(s["patch_size"]),
             batch_size=s["batch_size"],
             patches_per_epoch=per_epoch,
             flip=flip,

@@ -19,7 +19,7 @@ from medanomaly.evaluation import bootstrap_over_cases, roc_curve, voxel_metrics
 from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.slab_scores import SlabScores
 from medanomaly.experiments.toy_heads import TISSUES, MadeLesionsd, prepare_heads
-from medanomaly.patches import PatchSampler
+from medanomaly.patches import PatchSampler, PatchSpec
 from medanomaly.patches.layout import channels_last, plain
 
 PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
@@ -50,7 +50,7 @@ class DiskHead:
         self.case, self.white_matter = str(case["case"]), float(case["white_matter"])
         self.tissue_thresholds: NDArray[np.floating[Any]] = case["tissue_thresholds"]
         self.spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
-        brain = plain(case["brain"])[0] > 0
+        brain = plain(case["region"])[0] > 0
         rng = np.random.default_rng([PLACES_SEED, number])
         self.place = place_disk(brain.numpy(), self.spacing, settings["diameter_mm"], settings["height_mm"], rng)
         slices = slice(*self.place.slices)
@@ -149,7 +149,7 @@ def _pooled(score: Callable[..., Tensor], cases: Sequence[Any]) -> dict[str, Any
     """Figures of heads with lesions."""
     scores, signs = [], []
     for case in cases:
-        image, brain, where = (plain(case[key]) for key in ("image", "brain", "label"))
+        image, brain, where = (plain(case[key]) for key in ("image", "region", "label"))
         inside = brain[0].numpy() > 0
         scores.append(score(image[None], mask=brain[None])[0, 0].numpy()[inside])
         signs.append(where[0].numpy()[inside])
@@ -178,7 +178,7 @@ def ssim_of_normals(network: Detector, cases: Sequence[Any], settings: Mapping[s
     reconstruct: Callable[[Tensor], Tensor] | None = getattr(network, "reconstruct", None)
     if reconstruct is None:
         return None
-    sampler = PatchSampler(cases, settings["patch_size"], flip=False, seed=PLACES_SEED)
+    sampler = PatchSampler(cases, PatchSpec(settings["patch_size"]), flip=False, seed=PLACES_SEED)
     patches = sampler.draw(settings["ssim_patches"])
     made = torch.cat([reconstruct(channels_last(batch)) for batch in patches.split(settings["scoring_batch_size"])])
     pairs = list(zip(patches[:, 0].numpy(), made[:, 0].float().numpy(), strict=True))

@@ -1,4 +1,4 @@
-"""Tables and pictures of the toy experiment, with the figures of paper 003 to hold ours against."""
+"""Tables and pictures of the toy experiment, with the figures of Madzia-Madzou & Kuijf to hold ours against."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medanomaly.experiments.benchmark import grouped
 from medanomaly.experiments.toy_measures import DiskHead
 from medanomaly.report import save_figure
 
-# Paper 003, Table 2: AUROC for each intensity and each diameter in mm. Its GANomaly is our variant K.
+# Madzia-Madzou & Kuijf, Table 2: AUROC for each intensity and each diameter in mm. Its GANomaly is our variant K.
 PAPER_SSIM = {
     ("ganomaly-k", "16px"): 0.64,
     ("ganomaly-k", "32px"): 0.46,
@@ -118,7 +118,7 @@ def _interval_over_heads(group: Sequence[Result], test: str) -> str:
 def paper_table(results: Sequence[Result]) -> str:
     """Our figures beside those of the paper, as Markdown: rows are disks, columns detectors and sizes of patches.
 
-    Ours are the mean and the standard deviation over all heads and seeds; "paper" is paper 003, Table 2, one head.
+    Ours are the mean and the standard deviation over all heads and seeds; "paper" is their Table 2, one head.
     """
     groups = grouped(results)
     header, rows = ["disk"], {"SSIM": ["SSIM"]}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medanomaly.detectors import Detector
 from medanomaly.experiments.benchmark import Run
-from medanomaly.patches import Median, MinimumComponent, PatchScoreInferer, Postprocessed
+from medanomaly.patches import Median, MinimumComponent, PatchScoreInferer, PatchSpec, Postprocessed
 
 # How the settings below were chosen; the result files repeat it.
 CHOSEN = (
@@ -88,7 +88,7 @@ def scorer(run: Run, network: Detector, spacing: Sequence[float]) -> Callable[..
     network.set_sign(s["sign"])
     if "prior_weight" in s:
         network.prior_weight = s["prior_weight"]
-    inferer = PatchScoreInferer(s["patch_size"], s["stride"], planes=s["planes"])
+    inferer = PatchScoreInferer(PatchSpec(s["patch_size"], planes=s["planes"], stride=s["stride"]))
     steps: dict[str, Any] = {"median": Median(3), "minimum component": MinimumComponent(10.0, tuple(spacing))}
     whole = Postprocessed(inferer, [steps[name] for name in s.get("steps", [])])
     return lambda volume, **regions: whole(volume, network, **regions)

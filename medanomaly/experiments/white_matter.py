@@ -44,7 +44,7 @@ from medanomaly.experiments.open_ms import (
 )
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, scorer, training_folder, voxel_runs
 from medanomaly.experiments.white_matter_measures import SPACING, by_region, measure
-from medanomaly.patches import PatchSampler, PatchScoreInferer
+from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import brain_mri, heatmap_to_scan, user_cache
 from medanomaly.report import case_figure, save_figure
 
@@ -80,7 +80,7 @@ PATIENTS = {"training_patient": TRAINING_PATIENT, "test_patient": TEST_PATIENT} 
 
 NORMALS_ABOVE = 0.005  # share of the training patient's lesion-free voxels above the threshold
 
-# Paper 003, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K
+# Madzia-Madzou & Kuijf, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K
 PAPER_AUROC = {
     ("ganomaly-k", "flair+t1-16px"): "0.89",
     ("ganomaly-k", "flair+t1-32px"): "0.75",
@@ -175,7 +175,7 @@ def _score(run: Run, patient: Patient, folder: Path) -> Score:
     held_out = held_out_slices(patient.brain)
     if run.detector in VOXEL_DETECTORS:
         return scorer(run, train(run, patient, held_out, training_folder(run, folder)), SPACING)
-    inferer = PatchScoreInferer(run.settings["patch_size"], run.settings["stride"])
+    inferer = PatchScoreInferer(PatchSpec(run.settings["patch_size"], stride=run.settings["stride"]))
     return partial(inferer, network=train(run, patient, held_out, folder))
 
 
@@ -195,7 +195,8 @@ def samplers(run: Run, patient: Patient, held_out: Mask) -> tuple[PatchSampler, 
     Neither holds a voxel of the other's slices, whatever the plane.
     """
     s = run.settings
-    common = {key: s[key] for key in ("patch_size", "batch_size", "planes") if key in s}
+    spec = PatchSpec(s["patch_size"], planes=s.get("planes", ("axial",)))
+    common = {"spec": spec, "batch_size": s["batch_size"]}
     n, n_validation = s["patches_per_epoch"], max(s["patches_per_epoch"] // 4, s["batch_size"])
     training, validation = (cut(patient.part(slices), slices) for slices in (~held_out, held_out))
     return (

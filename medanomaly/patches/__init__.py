@@ -4,6 +4,7 @@ from medanomaly.patches.grid import PatchGrid
 from medanomaly.patches.inferer import PatchScoreInferer
 from medanomaly.patches.postprocessing import EdgeWeight, Median, MinimumComponent, Postprocessed
 from medanomaly.patches.sampling import PatchSampler
+from medanomaly.patches.spec import PatchSpec
 
 __all__ = [
     "EdgeWeight",
@@ -12,5 +13,6 @@ __all__ = [
     "PatchGrid",
     "PatchSampler",
     "PatchScoreInferer",
+    "PatchSpec",
     "Postprocessed",
 ]

@@ -11,44 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medanomaly.errors import ConfigError
-
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of a (H, W, D) volume in RAS that a slice is normal to
-
-
-def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Window and stride; a 2-D patch is one voxel thick along the first axis (see :func:`slice_axis_first`).
-
-    Returns:
-        ``((1, p, p), (1, s, s))`` for ``spatial_dims=2`` and ``((p, p, p), (s, s, s))`` for ``spatial_dims=3``.
-    """
-    if spatial_dims not in (2, 3):
-        raise ConfigError(f"spatial_dims is {spatial_dims}, but patches are 2-D or 3-D: set it to 2 or 3.")
-    if not 1 <= stride <= patch_size:
-        raise ConfigError(
-            f"stride={stride} must be from 1 to patch_size={patch_size}: patches further apart would leave gaps."
-        )
-    if spatial_dims == 2:
-        return (1, patch_size, patch_size), (1, stride, stride)
-    return (patch_size,) * 3, (stride,) * 3
-
-
-def planes_of(planes: Sequence[str], spatial_dims: int) -> tuple[str | None, ...]:
-    """The planes to cut: those asked for in 2-D, and a single None in 3-D, where a cube has no plane.
-
-    Raises:
-        ConfigError: for a plane that is unknown, or no plane at all in 2-D.
-    """
-    if spatial_dims == 3:
-        return (None,)
-    if not planes:
-        raise ConfigError(
-            f"planes is {planes!r}, but 2-D patches need a plane: name some of {', '.join(sorted(PLANES))}."
-        )
-    planes = [planes] if isinstance(planes, str) else planes
-    for plane in planes:
-        if plane not in PLANES:
-            raise ConfigError(f"plane {plane!r} is unknown: use one of {', '.join(sorted(PLANES))}.")
-    return tuple(planes)
+from medanomaly.patches.spec import PLANES
 
 
 def slice_axis_first(volume: Tensor, plane: str | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medanomaly.errors import InputError, check_count
-from medanomaly.patches.grid import (
-    PatchGrid,
-    pad_to_window,
-    patch_window,
-    planes_of,
-    slice_axis_first,
-)
+from medanomaly.patches.grid import PatchGrid, pad_to_window, slice_axis_first
 from medanomaly.patches.layout import channels_last, plain, prepare_network
+from medanomaly.patches.spec import PatchSpec
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
 # of a batch of patches or of cubes: what suits a CPU's cache, what fills a GPU
@@ -34,10 +29,7 @@ class PatchScoreInferer(Inferer):
     stay on the CPU while the network is on a GPU.
 
     Args:
-        patch_size: voxels a side.
-        stride: voxels between patches, in every direction of the patch; the last patch snaps to the border.
-        spatial_dims: 2 for slices' patches, 3 for cubes.
-        planes: for 2-D patches, "axial", "coronal", "sagittal" or several; several are averaged.
+        spec: what a patch is; the last one of a row snaps to the border, and several planes are averaged.
         batch_size: patches a forward pass; if not given, what suits the device (on a CPU 256 patches of 16 x 16, 64 of
             32 x 32 or of 16 x 16 x 16; more on a GPU).
         amp: run the network in bfloat16 (autocast): faster where the processor has it; scores change in the third
@@ -48,10 +40,7 @@ class PatchScoreInferer(Inferer):
 
     def __init__(
         self,
-        patch_size: int = 16,
-        stride: int = 4,
-        spatial_dims: int = 2,
-        planes: Sequence[str] = ("axial",),
+        spec: PatchSpec = PatchSpec(),
         batch_size: int | None = None,
         amp: bool = False,
         compile: bool = False,
@@ -60,9 +49,7 @@ class PatchScoreInferer(Inferer):
         super().__init__()
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        self.window, self.stride = patch_window(patch_size, stride, spatial_dims)
-        self.patch_size, self.spatial_dims = patch_size, spatial_dims
-        self.planes = planes_of(planes, spatial_dims)
+        self.spec = spec
         self.batch_size, self.amp, self.compile, self.progress = batch_size, amp, compile, progress
         self._compiled: tuple[Any, Callable[..., Tensor]] | None = None
 
@@ -136,10 +123,10 @@ class PatchScoreInferer(Inferer):
         ``regions``, each (1, H, W, D): the brain and, if there is one, the region to exclude.
         """
         size = volume.shape[1:]
-        volume, *regions = (pad_to_window(v, (self.patch_size,) * 3) for v in (volume, *regions))
+        volume, *regions = (pad_to_window(v, (self.spec.patch_size,) * 3) for v in (volume, *regions))
         heatmap = torch.full(volume.shape[1:], torch.nan)
-        planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.planes) > 1 else None
-        for plane in self.planes:
+        planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.spec.cuts) > 1 else None
+        for plane in self.spec.cuts:
             turned, *where = (slice_axis_first(v, plane) for v in (volume, *regions))
             target = slice_axis_first(heatmap[None], plane)[0]
             for rows, scores in self._score_slabs(turned, where, predictor, device):
@@ -162,7 +149,7 @@ class PatchScoreInferer(Inferer):
 
         Cubes reach into the next slab, so their sums and counts there are handed on until the row is complete.
         """
-        grid = PatchGrid(volume.shape[1:], self.window, self.stride)
+        grid = PatchGrid(volume.shape[1:], self.spec.window, self.spec.steps)
         slabs = list(grid.slabs(SLAB_VOXELS))
         ends = [rows.start for rows, _ in slabs[1:]] + [grid.image_size[0]]  # of the rows that no later slab touches
         handed_on = torch.zeros(2, 0, *grid.image_size[1:], dtype=torch.float64)
@@ -197,7 +184,7 @@ class PatchScoreInferer(Inferer):
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
         for batch in _to_device(index, device).split(batch_size):
             patches = there.gather(volume, self.filled(batch, batch_size))
-            result = predictor(channels_last(patches.squeeze(2) if self.spatial_dims == 2 else patches))
+            result = predictor(channels_last(patches.squeeze(2) if self.spec.spatial_dims == 2 else patches))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
                 scores[first : first + len(batch)] = result[:, 0]
@@ -214,8 +201,8 @@ class PatchScoreInferer(Inferer):
         return grid.sum_of_covering(everywhere.view(grid.shape))
 
     def _chosen_batch_size(self, device: torch.device) -> int:
-        voxels = self.patch_size**self.spatial_dims
-        at_once = BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"])[self.spatial_dims]
+        voxels = self.spec.patch_size**self.spec.spatial_dims
+        at_once = BATCH_VOXELS.get(device.type, BATCH_VOXELS["cpu"])[self.spec.spatial_dims]
         return self.batch_size or max(at_once // voxels, 4)
 
     def filled(self, batch: Tensor, full: int) -> Tensor:

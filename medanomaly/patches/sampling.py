@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medanomaly.errors import ConfigError, InputError, check_count
-from medanomaly.patches.grid import (
-    PatchGrid,
-    pad_to_window,
-    patch_window,
-    planes_of,
-    slice_axis_first,
-)
+from medanomaly.patches.grid import PatchGrid, pad_to_window, slice_axis_first
 from medanomaly.patches.layout import channels_last, plain
+from medanomaly.patches.spec import PatchSpec
 
 VOXELS_AT_ONCE = 2**25  # cut in one go: many batches of small patches, few of large cubes
 
@@ -43,12 +39,10 @@ class PatchSampler:
 
     Args:
         dataset: prepared cases with ``image`` (C, H, W, D), ``brain`` (1, H, W, D) and, maybe, ``label``.
-        patch_size: voxels a side.
-        spatial_dims: 2 for slices' patches, 3 for cubes.
-        planes: for 2-D, the planes to cut, drawn equally often: "axial", "coronal", "sagittal".
+        spec: what a patch is; its planes are drawn equally often.
         batch_size: patches a batch; each batch is full.
-        patches_per_epoch: the epoch's subset, redrawn for each epoch (paper 003 draws 4,200).
-        min_brain_fraction: least share of a patch's voxels that must be brain; 0 asks for one voxel.
+        patches_per_epoch: the epoch's subset, redrawn for each epoch (Madzia-Madzou & Kuijf draws 4,200).
+        min_region_fraction: least share of a patch's voxels that must be brain; 0 asks for one voxel.
         flip: mirror half of the patches left to right (where that axis lies in the plane).
         seed: of the draw.
         device: where the volumes are kept and patches are cut.
@@ -61,12 +55,10 @@ class PatchSampler:
     def __init__(
         self,
         dataset: Sequence[Mapping[str, Any]],
-        patch_size: int = 16,
-        spatial_dims: int = 2,
-        planes: Sequence[str] = ("axial",),
+        spec: PatchSpec = PatchSpec(),
         batch_size: int = 128,
         patches_per_epoch: int = 4200,
-        min_brain_fraction: float = 0.0,
+        min_region_fraction: float = 0.0,
         flip: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -76,10 +68,8 @@ class PatchSampler:
         if patches_per_epoch < batch_size:
             raise ConfigError(f"patches_per_epoch={patches_per_epoch} must be at least batch_size={batch_size}.")
         self.dataset, self.batch_size, self.patches_per_epoch = dataset, batch_size, patches_per_epoch
-        self.patch_size, self.spatial_dims = patch_size, spatial_dims
-        self.window, self.stride = patch_window(patch_size, 1, spatial_dims)
-        self.planes = planes_of(planes, spatial_dims)
-        self.min_brain_fraction, self.flip, self.seed, self.device = min_brain_fraction, flip, seed, device
+        self.spec = spec
+        self.min_region_fraction, self.flip, self.seed, self.device = min_region_fraction, flip, seed, device
         self.epoch = 0
         self._sources: list[_Source] | None = None
 
@@ -91,7 +81,7 @@ class PatchSampler:
         return self.patches_per_epoch // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        batches_at_once = max(VOXELS_AT_ONCE // (self.batch_size * self.patch_size**self.spatial_dims), 1)
+        batches_at_once = max(VOXELS_AT_ONCE // (self.batch_size * prod(self.spec.window)), 1)
         plan = self._plan(len(self) * self.batch_size)
         for part in zip(*(values.split(batches_at_once * self.batch_size) for values in plan), strict=True):
             yield from (channels_last(batch) for batch in self._cut(*part).split(self.batch_size))
@@ -121,11 +111,11 @@ class PatchSampler:
         """The patches (n, C, p, p[, p]) of a plan; one gather a source."""
         assert self._sources is not None
         channels = len(self._sources[0].volume)
-        patches = torch.empty((len(chosen), channels, *self.window), device=self.device)
+        patches = torch.empty((len(chosen), channels, *self.spec.window), device=self.device)
         for number, source in enumerate(self._sources):
             here = torch.nonzero(chosen == number)[:, 0]
             patches[here.to(self.device)] = source.grid.gather(source.volume, positions[here].to(self.device))
-        if self.spatial_dims == 2:
+        if self.spec.spatial_dims == 2:
             patches = patches.squeeze(2)
         at = torch.nonzero(mirrored)[:, 0].to(self.device)
         patches[at] = patches[at].flip(2)  # the axis from left to right, wherever there is one
@@ -137,23 +127,24 @@ class PatchSampler:
                 "there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list."
             )
         cases = (self.dataset[number] for number in range(len(self.dataset)))
-        return [self._prepare_plane(case, plane) for case in cases for plane in self.planes]
+        return [self._prepare_plane(case, plane) for case in cases for plane in self.spec.cuts]
 
     def _prepare_plane(self, case: Mapping[str, Any], plane: str | None) -> _Source:
-        volume, brain, label = (
-            None if case.get(key) is None else pad_to_window(slice_axis_first(plain(case[key]), plane), self.window)
-            for key in ("image", "brain", "label")
+        window = self.spec.window
+        volume, region, label = (
+            None if case.get(key) is None else pad_to_window(slice_axis_first(plain(case[key]), plane), window)
+            for key in ("image", "region", "label")
         )
-        assert volume is not None and brain is not None
-        grid = PatchGrid(brain.shape[1:], self.window, self.stride)
-        allowed = grid.touching(brain[0] > 0, self.min_brain_fraction)
+        assert volume is not None and region is not None
+        grid = PatchGrid(region.shape[1:], window, (1, 1, 1))
+        allowed = grid.touching(region[0] > 0, self.min_region_fraction)
         if label is not None:
             allowed &= ~grid.touching(label[0] > 0)
         positions = torch.nonzero(allowed.flatten())[:, 0].int()
         if len(positions) == 0:
             raise InputError(
-                f"the case {case.get('case', '?')} has no patch of {self.patch_size} voxels in the brain that is free "
-                "of lesion: use smaller patches, a finer spacing, or leave the case out."
+                f"the case {case.get('case', '?')} has no patch of {self.spec.patch_size} voxels in the region that is "
+                "free of lesion: use smaller patches, a finer spacing, or leave the case out."
             )
         # RAS axis 0 runs from left to right: the first of a cube's or patch's axes, but across sagittal slices
         return _Source(volume.contiguous().to(self.device), grid.to(self.device), positions, plane != "sagittal")

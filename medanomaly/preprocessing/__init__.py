@@ -1,18 +1,18 @@
 """From files to volumes that detectors can compare: brain mask, orientation, spacing, normalisation, and back."""
 
-from medanomaly.preprocessing.brain_mask import BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
 from medanomaly.preprocessing.chains import LABEL_ON_SCAN, FillOutsided, MaskOutsided, brain_mri, heatmap_to_scan
 from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd
+from medanomaly.preprocessing.region_mask import RegionMaskd
 
 __all__ = [
     "LABEL_ON_SCAN",
-    "BrainMaskd",
     "CachedCompose",
     "FillOutsided",
     "MaskOutsided",
     "NormalisePercentiles",
     "NormalisePercentilesd",
+    "RegionMaskd",
     "brain_mri",
     "heatmap_to_scan",
     "user_cache",

@@ -68,7 +68,7 @@ class CachedCompose(Compose):
         versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
         code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(reading.__file__))]
         self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
-        self.command = str(parameters.get("brain_mask", ""))
+        self.command = str(parameters.get("region", ""))
         self.has_warned = self.is_private = False
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -94,7 +94,7 @@ class CachedCompose(Compose):
         """The name of a case; None if it cannot be cached or a file is missing (the chain says so better)."""
         digest = hashlib.sha256(self.made_by)
         try:
-            for name in ("image", "brain", "label"):
+            for name in ("image", "region", "label"):
                 value = case.get(name)
                 for path in value if isinstance(value, list | tuple) else [value]:
                     files = [] if path is None else _files_of(Path(path))
@@ -109,7 +109,7 @@ class CachedCompose(Compose):
         return digest.hexdigest()
 
     def _keep(self, made: Mapping[str, torch.Tensor], entry: Path) -> None:
-        inside = np.asarray(torch.as_tensor(made["brain"]))[0] > 0
+        inside = np.asarray(torch.as_tensor(made["region"]))[0] > 0
         packed = {}
         for name, tensor in made.items():
             array = np.asarray(tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor)
@@ -198,7 +198,7 @@ def _read(entry: Path) -> dict[str, torch.Tensor] | None:
         if name != "image"
     }
     _, shape, dtype, values = packed["image"]
-    image, inside = np.zeros(shape, dtype), masks["brain"][0] > 0
+    image, inside = np.zeros(shape, dtype), masks["region"][0] > 0
     for channel, in_brain in zip(image, values, strict=True):  # all channels at once would take ten times as long
         channel[inside] = in_brain
     made = {}

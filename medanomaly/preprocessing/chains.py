@@ -17,21 +17,21 @@ from scipy import ndimage
 from medanomaly.data.reading import LoadCased
 from medanomaly.data.writing import SaveHeatmapd
 from medanomaly.errors import ConfigError
-from medanomaly.preprocessing.brain_mask import BrainExtractor, BrainMaskd
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 from medanomaly.preprocessing.plausible_grid import PlausibleGridd
+from medanomaly.preprocessing.region_mask import RegionFinder, RegionMaskd
 
 # The masks as they lie on the input's grid, kept while `brain` and `label` move with the image. (MONAI takes a key
 # "brain_..." for the metadata of `brain`.)
-BRAIN_ON_SCAN, LABEL_ON_SCAN = "scan_brain", "scan_label"
+REGION_ON_SCAN, LABEL_ON_SCAN = "scan_region", "scan_label"
 LEAST_LESION = 1e-4  # share of a resampled voxel that is lesion: less is the rounding of coordinates
 
 
 def brain_mri(
     in_channels: int | None = None,
     spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
-    brain_mask: str | BrainExtractor = "given",
+    region: str | RegionFinder = "given",
     percentiles: tuple[float, float] = (5.0, 95.0),
     clip: bool = False,
     cache_dir: str | Path | None = None,
@@ -46,21 +46,21 @@ def brain_mri(
     Args:
         in_channels: how many channels a case must have; None for any number.
         spacing: voxel size in mm; None keeps the scan's own.
-        brain_mask: see :class:`BrainMaskd`.
+        region: see :class:`RegionMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
         cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
-            ``brain_mask`` depends on cannot be known, so its cases are never kept.
+            ``region`` depends on cannot be known, so its cases are never kept.
 
     Raises:
         ConfigError: if ``spacing`` is not three numbers above 0.
     """
     if spacing is not None and not _is_spacing(spacing):
         raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
-    keys, modes = ("image", "brain", "label"), ("bilinear", "nearest", "bilinear")
+    keys, modes = ("image", "region", "label"), ("bilinear", "nearest", "bilinear")
     steps: list[Any] = [
         LoadCased(in_channels),
         PlausibleGridd(spacing),  # before an extractor works on what will be refused
-        BrainMaskd(brain_mask),
+        RegionMaskd(region),
         _KeepMasksd(),
         Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
     ]
@@ -68,12 +68,12 @@ def brain_mri(
         steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
         steps.append(_AnyLesiond())
     steps.append(NormalisePercentilesd(*percentiles, clip))
-    if cache_dir is None or callable(brain_mask):
+    if cache_dir is None or callable(region):
         return Compose(steps)
     parameters = {
         "in_channels": in_channels,
         "spacing": spacing,
-        "brain_mask": brain_mask,
+        "region": region,
         "percentiles": percentiles,
         "clip": clip,
     }
@@ -111,11 +111,11 @@ class _KeepMasksd(MapTransform):
     """Keep ``brain`` and ``label`` as they lie on the scan, as booleans (1, H, W, D) that nothing moves."""
 
     def __init__(self) -> None:
-        super().__init__(keys=("brain", "label"), allow_missing_keys=True)
+        super().__init__(keys=("region", "label"), allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        for key, kept in (("brain", BRAIN_ON_SCAN), ("label", LABEL_ON_SCAN)):
+        for key, kept in (("region", REGION_ON_SCAN), ("label", LABEL_ON_SCAN)):
             if case.get(key) is not None:
                 case[kept] = torch.from_numpy(_inside(case[key])[None])
         return case
@@ -153,7 +153,7 @@ class FillOutsided(MapTransform):
         case = dict(data)
         heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu())[0]
         missing = np.isnan(heatmap)
-        needed = missing if "brain" not in case or _is_resampled(case["image"]) else missing & _inside(case["brain"])
+        needed = missing if "region" not in case or _is_resampled(case["image"]) else missing & _inside(case["region"])
         if needed.any() and not missing.all():
             box = tuple(
                 slice(max(covered[0] - self.margin, 0), covered[-1] + self.margin + 1)
@@ -191,7 +191,7 @@ class MaskOutsided(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        inside, heatmap = _inside(case[BRAIN_ON_SCAN]), case["pred"]
+        inside, heatmap = _inside(case[REGION_ON_SCAN]), case["pred"]
         masked = np.where(inside, np.asarray(torch.as_tensor(heatmap).cpu()), np.float32(np.nan))
         case["pred"] = convert_to_dst_type(masked, heatmap)[0]
         return case

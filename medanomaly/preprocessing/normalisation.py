@@ -85,5 +85,5 @@ class NormalisePercentilesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        case["image"] = self.normalise(case["image"], case["brain"])
+        case["image"] = self.normalise(case["image"], case["region"])
         return case

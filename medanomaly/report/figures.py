@@ -64,7 +64,7 @@ def case_figure(
 
 
 def roc_figure(result: dict[str, Any], path: str | Path) -> None:
-    """ROC curves of all detectors of an evaluation (paper 003, figures 6 and 7, with the axes the usual way round)."""
+    """ROC curves of all detectors of an evaluation (as figures 6 and 7 of Madzia-Madzou & Kuijf)."""
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axis = figure.subplots()
     for row in result["detectors"]:
@@ -84,7 +84,7 @@ def roc_panels(
     path: str | Path,
     counted: str = "voxels in the brain",
 ) -> None:
-    """ROC curves in panels side by side (paper 003, figures 6 and 7, with the axes the usual way round).
+    """ROC curves in panels side by side (Madzia-Madzou & Kuijf, figures 6 and 7, with the axes the usual way round).
 
     Args:
         panels: title -> label in the legend -> curves of one colour (one a seed), each with ``fpr`` and ``tpr``; what

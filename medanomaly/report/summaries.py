@@ -11,7 +11,7 @@ import pandas as pd
 
 from medanomaly.data import heatmap_path, written_whole
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
-from medanomaly.preprocessing.brain_mask import brain_share_warning
+from medanomaly.preprocessing.region_mask import region_share_warning
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
 
@@ -43,7 +43,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
         "brain_fraction": brain_fraction,
-        "warning": brain_share_warning(brain_fraction),
+        "warning": region_share_warning(brain_fraction),
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 

@@ -33,7 +33,7 @@ class DetectorTrainer(Trainer):
     statistics on training patches, and ``model_file`` is written, and not before.
 
     A detector that grows is trained so at each of its sizes: from the best weights of a size it grows to the next, with
-    new optimisers, and epochs in which the new layers fade in are not counted (paper 003, section 2.3). A detector
+    new optimisers; epochs in which new layers fade in do not count (Madzia-Madzou & Kuijf). A detector
     without optimisers is only fitted.
 
     The randomness of an epoch comes from ``seed`` and the epoch alone, so a training that is resumed ends with the same

@@ -17,7 +17,7 @@ from benchmarks.ways import (
     patch_inferer,
     sliding_windows,
 )
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 
 CPU = torch.device("cpu")
 
@@ -56,18 +56,18 @@ def test_all_ways_give_the_same_heatmap(patch_size, spatial_dims, stride, shape)
     network, volume = made_detector(patch_size, spatial_dims), made_volume(shape)
     mask, everywhere = torch.zeros(1, 1, *shape), torch.ones(1, 1, *shape)
     mask[0, 0, 3, 4, 1] = 1
-    size = (patch_size, stride, spatial_dims)
+    size, spec = (patch_size, stride, spatial_dims), PatchSpec(patch_size, spatial_dims, stride=stride)
     expected = naive_loop(volume, network, *size)
     for heatmap in (
         sliding_windows(volume, network, *size, window_batch=3),
         patch_inferer(volume, network, *size, batch_size=4),
-        PatchScoreInferer(*size)(volume, network, mask=everywhere),
+        PatchScoreInferer(spec)(volume, network, mask=everywhere),
     ):
         assert largest_difference(expected, heatmap) <= 1e-5
     in_brain = naive_loop(volume, network, *size, mask=mask)
     assert in_brain.isnan().any() and not in_brain.isnan().all()
     assert largest_difference(in_brain, patch_inferer(volume, network, *size, 4, mask)) <= 1e-5
-    assert largest_difference(in_brain, PatchScoreInferer(*size)(volume, network, mask=mask)) <= 1e-5
+    assert largest_difference(in_brain, PatchScoreInferer(spec)(volume, network, mask=mask)) <= 1e-5
     assert largest_difference(in_brain, expected) == float("inf")
 
 

@@ -120,8 +120,8 @@ def test_configs_agree_on_what_the_model_is(configs: Path) -> None:
     )
     shared = re.findall(r"@(\w+)", train["settings"])
     own = OWN_SETTINGS[configs.parent.name]
-    assert {"in_channels", "spacing", "spatial_dims", "patch_size", "stride", "planes", *own} <= set(shared)
-    for key in [*shared, "brain_mask", "network_def", "settings"]:
+    assert {"in_channels", "spacing", "spec", *own} <= set(shared)
+    for key in [*shared, "region", "network_def", "settings"]:
         assert train[key] == inference[key], key
         assert key not in evaluate or evaluate[key] == train[key], key
     assert train["train"]["preprocessing"] == inference["preprocessing"] == evaluate["preprocessing"]
@@ -174,7 +174,7 @@ def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, traine
 
 def test_heatmaps_lie_on_the_grid_of_the_scans(scored: Path, cohort: Path) -> None:
     for case in json.loads(cohort.read_text())["test"]:
-        scan, brain = (nib.load(cohort.parent / case[key]) for key in ("image", "brain"))
+        scan, brain = (nib.load(cohort.parent / case[key]) for key in ("image", "region"))
         inside = np.asarray(brain.dataobj) > 0
         for kind in ("heatmap", "display"):
             written = nib.load(scored / case["case"] / f"{case['case']}_{kind}.nii.gz")
@@ -226,7 +226,7 @@ def test_settings_of_the_model_reach_every_part(
             np.asarray(nib.load(path).dataobj)
             for path in (
                 tmp_path / "scores" / case["case"] / f"{case['case']}_heatmap.nii.gz",
-                cohort.parent / case["brain"],
+                cohort.parent / case["region"],
             )
         )
         np.testing.assert_array_equal(np.isfinite(heatmap), brain > 0)

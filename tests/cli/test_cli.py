@@ -261,7 +261,7 @@ def test_a_trained_bundle_reads_another_datalist_from_its_own_folder(
         (["patience=0"], "patience is 0"),
         (["batch_size=0"], "batch_size is 0"),
         (["patches_per_epoch=0"], "patches_per_epoch is 0"),
-        (["planes=[]"], "planes is []"),
+        (["planes=[]"], "planes is ()"),
     ],
 )
 def test_settings_that_cannot_work_are_found_before_training(

@@ -28,7 +28,7 @@ def test_a_case_id_is_not_run(
     command: Callable[..., int], cohort: Path, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scan, brain = (str(cohort.parent / "test-0" / name) for name in ("image0.nii.gz", "brain.nii.gz"))
-    (here / "list.json").write_text(json.dumps({"test": [{"case": CODE, "image": scan, "brain": brain}]}))
+    (here / "list.json").write_text(json.dumps({"test": [{"case": CODE, "image": scan, "region": brain}]}))
     assert command("score", "--datalist", "list.json", "--model", trained, "--output", "out") == 1
     assert "list.json, 'test', entry 1: the case id" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["list.json"]
@@ -51,8 +51,8 @@ def test_a_case_id_is_not_run(
         ("run#0", ["--set", "run#0=1"]),
         ("imports", ["--set", 'imports=["os"]']),
         ("initialize", ["--set", f"initialize={CODE}"]),
-        ("brain_mask", ["--brain", CODE]),
-        ("brain_mask", ["--brain", f"{CODE} {{image}} {{mask}}"]),
+        ("region", ["--brain", CODE]),
+        ("region", ["--brain", f"{CODE} {{image}} {{mask}}"]),
         ("planes", ["--set", 'planes=["a#b"]']),
     ],
 )
@@ -83,8 +83,8 @@ def test_a_setting_of_the_demo_is_a_value(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--brain", f"{CODE} {{mask}}"], "brain_mask"),
-        (["--brain", "@spacing {mask}"], "brain_mask"),
+        (["--brain", f"{CODE} {{mask}}"], "region"),
+        (["--brain", "@spacing {mask}"], "region"),
         (["--section", CODE], "section"),
         (["--sign", CODE], "sign"),
     ],
@@ -103,7 +103,7 @@ def test_an_option_of_score_is_a_value(
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize("key", ["brain_mask", "sign"])
+@pytest.mark.parametrize("key", ["region", "sign"])
 @pytest.mark.parametrize("value", [CODE, AS_COMPONENT, [CODE]], ids=str)
 def test_what_a_folder_of_scores_says_is_a_value(
     key: str,
@@ -130,7 +130,7 @@ def test_a_program_that_a_folder_of_scores_names_is_not_run_unasked(
 ) -> None:
     content = {"test": json.loads(cohort.read_text())["test"]}
     for case in content["test"]:
-        case.pop("brain")
+        case.pop("region")
         case.update({key: str(cohort.parent / case[key]) for key in ("image", "label")})
     (tmp_path / "list.json").write_text(json.dumps(content))
     script, out = tmp_path / "brain.sh", tmp_path / "out"
@@ -138,7 +138,7 @@ def test_a_program_that_a_folder_of_scores_names_is_not_run_unasked(
     script.chmod(0o755)
     assert command("score", "--datalist", cohort, "--model", trained, "--output", out) == 0
     run = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps({**run, "brain_mask": f"{script} {{image}} {{mask}}"}))
+    (out / "run.json").write_text(json.dumps({**run, "region": f"{script} {{image}} {{mask}}"}))
     given, extractor = ["--datalist", tmp_path / "list.json"], ["--brain", f"{script} {{image}} {{mask}}"]
     assert command("evaluate", *given, "--scores", out) == 1
     error = capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_file_names_may_hold_any_character(
     for name in ("image0", "brain", "label"):
         shutil.copy(cohort.parent / "test-1" / f"{name}.nii.gz", data / f"${name}(x)@y%z#.nii.gz")
     case = {"case": "sane", "image": "$image0(x)@y%z#.nii.gz"}
-    case |= {"brain": "$brain(x)@y%z#.nii.gz", "label": "$label(x)@y%z#.nii.gz"}
+    case |= {"region": "$brain(x)@y%z#.nii.gz", "label": "$label(x)@y%z#.nii.gz"}
     (here / "@x.json").write_text(json.dumps({"test": [case]}))
     model = shutil.copytree(trained, here / "$m@d%")
     given = ["--datalist", "@x.json", "--data-root", data.name]

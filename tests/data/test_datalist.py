@@ -28,7 +28,7 @@ def written(folder, content):
 def test_paths_become_absolute_and_channels_stay_in_order(folder):
     entry = {
         "image": ["a/t1.nii.gz", "a/flair.nii.gz"],
-        "brain": "mask.nii.gz",
+        "region": "mask.nii.gz",
         "label": str(folder / "c.nii"),
         "case": 7,
     }
@@ -36,7 +36,7 @@ def test_paths_become_absolute_and_channels_stay_in_order(folder):
     assert cases == [
         {
             "image": [str(folder / "a/t1.nii.gz"), str(folder / "a/flair.nii.gz")],
-            "brain": str(folder / "mask.nii.gz"),
+            "region": str(folder / "mask.nii.gz"),
             "label": str(folder / "c.nii"),
             "case": "7",
         }
@@ -64,7 +64,7 @@ def test_cases_without_an_id_are_called_after_their_file_or_folder(folder, image
 
 
 def test_null_stands_for_a_key_that_is_not_there(folder):
-    entry = {"image": "c.nii", "brain": None, "label": None, "case": None}
+    entry = {"image": "c.nii", "region": None, "label": None, "case": None}
     assert read_datalist(written(folder, {"test": [entry]}), "test") == [
         {"image": [str(folder / "c.nii")], "case": "c"}
     ]
@@ -92,13 +92,13 @@ CASE = {"image": "c.nii"}
         ({"test": {"image": "c.nii"}}, "'test' is a dict, but a list"),
         ({"test": ["c.nii"]}, "'test', entry 1 is 'c.nii', but an object with the key 'image'"),
         ({"test": [CASE, {"images": "c.nii"}]}, "entry 2: unknown key 'images'.*Did you mean 'image'"),
-        ({"test": [CASE | {"xyz": 1}]}, "unknown key 'xyz'; a case has image, brain, label, case. Remove it"),
-        ({"test": [{"brain": "c.nii"}]}, "entry 1 has no 'image'"),
+        ({"test": [CASE | {"xyz": 1}]}, "unknown key 'xyz'; a case has image, region, label, case. Remove it"),
+        ({"test": [{"region": "c.nii"}]}, "entry 1 has no 'image'"),
         ({"test": [{"image": []}]}, "entry 1 has no 'image'"),
         ({"test": [{"image": None}]}, "entry 1 has no 'image'"),
         ({"test": [{"image": "d.nii"}]}, r"entry 1: the file .*d\.nii does not exist"),
         ({"test": [{"image": ["c.nii", "d.nii"]}]}, r"the file .*d\.nii does not exist"),
-        ({"test": [CASE | {"brain": "d.nii"}]}, r"the file .*d\.nii does not exist"),
+        ({"test": [CASE | {"region": "d.nii"}]}, r"the file .*d\.nii does not exist"),
         ({"test": [CASE | {"label": "d.nii"}]}, r"the file .*d\.nii does not exist"),
         ({"test": [CASE, CASE | {"case": "x"}, CASE | {"case": "x"}]}, r"case ids \['x'\] appear more than once"),
         *(
@@ -185,9 +185,11 @@ def test_files_on_the_command_line(folder, images, in_channels, expected):
 
 
 def test_a_brain_mask_on_the_command_line(folder):
-    assert cases_from_files([folder / "c.nii"], brain=folder / "mask.nii.gz")[0]["brain"] == str(folder / "mask.nii.gz")
+    assert cases_from_files([folder / "c.nii"], brain=folder / "mask.nii.gz")[0]["region"] == str(
+        folder / "mask.nii.gz"
+    )
     channels = [folder / "a/t1.nii.gz", folder / "a/flair.nii.gz"]
-    assert cases_from_files(channels, 2, folder / "mask.nii.gz")[0]["brain"] == str(folder / "mask.nii.gz")
+    assert cases_from_files(channels, 2, folder / "mask.nii.gz")[0]["region"] == str(folder / "mask.nii.gz")
     with pytest.raises(InputError, match="one brain mask was given for 2 scans"):
         cases_from_files(channels, 1, folder / "mask.nii.gz")
 
@@ -204,3 +206,13 @@ def test_a_brain_mask_on_the_command_line(folder):
 def test_mistakes_on_the_command_line(folder, images, in_channels, message):
     with pytest.raises(InputError, match=message):
         cases_from_files([folder / image for image in images], in_channels)
+
+
+def test_the_region_may_be_called_brain_but_not_both(folder):
+    write = (folder / "list.json").write_text
+    write(json.dumps({"test": [{"image": "c.nii", "brain": "mask.nii.gz"}]}))
+    (case,) = read_datalist(folder / "list.json", "test")
+    assert case["region"] == str(folder / "mask.nii.gz") and "brain" not in case
+    write(json.dumps({"test": [{"image": "c.nii", "brain": "mask.nii.gz", "region": "mask.nii.gz"}]}))
+    with pytest.raises(InputError, match=r"list.json, 'test', entry 1 has 'brain' and 'region', two names"):
+        read_datalist(folder / "list.json", "test")

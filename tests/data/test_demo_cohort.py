@@ -59,7 +59,7 @@ def test_the_same_seed_makes_the_same_subject_and_another_makes_another(cohort, 
 def test_masks_lie_on_the_grid_of_the_images(cohort):
     for case in cases_of(cohort):
         images = [
-            nib.load(path) for path in [*case["image"], case["brain"], *([case["label"]] if "label" in case else [])]
+            nib.load(path) for path in [*case["image"], case["region"], *([case["label"]] if "label" in case else [])]
         ]
         for image in images[1:]:
             assert image.shape == images[0].shape
@@ -92,7 +92,7 @@ def test_orientations_spacings_and_obliqueness_differ(cohort):
 def test_brains_lie_at_the_same_place_in_the_world(cohort):
     centres = []
     for case in cases_of(cohort):
-        brain = nib.load(case["brain"])
+        brain = nib.load(case["region"])
         centres.append(nib.affines.apply_affine(brain.affine, np.argwhere(np.asarray(brain.dataobj)).mean(axis=0)))
     assert np.ptp(centres, axis=0).max() < 6  # mm, and no two of the grids share a corner
 
@@ -102,7 +102,7 @@ def test_brains_lie_at_the_same_place_in_the_world(cohort):
 def test_lesions_stand_out_on_flair_from_the_white_matter_around(cohort, case, index, kind, sign):
     test_case = read_datalist(cohort, "test")[index]
     assert test_case["case"] == case
-    flair, brain, label = map(array, (test_case["image"][0], test_case["brain"], test_case["label"]))
+    flair, brain, label = map(array, (test_case["image"][0], test_case["region"], test_case["label"]))
     lesions, count = ndimage.label(label == kind, np.ones((3, 3, 3)))
     assert count >= 1
     for number in range(1, count + 1):

@@ -79,8 +79,8 @@ def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     stream = digests._stream_digest
     monkeypatch.setattr(digests, "_stream_digest", lambda path, *rest: read.append(path) or stream(path, *rest))
     path = str(saved(tmp_path / "a.nii.gz"))
-    cases = [{"case": "a", "image": [path, path], "brain": path}, {"case": "b", "image": [path]}]
-    found = case_digests(cases, ("image", "brain"))
+    cases = [{"case": "a", "image": [path, path], "region": path}, {"case": "b", "image": [path]}]
+    found = case_digests(cases, ("image", "region"))
     assert found["a"]["image"] == [scan_digest(path)] * 2 and found["b"] == {"image": [scan_digest(path)]}
     assert len(read) == 1
     saved(tmp_path / "a.nii.gz", VOXELS + 1)

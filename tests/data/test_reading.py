@@ -121,7 +121,7 @@ def box(world, low=(5.0, -15.0, 8.0), high=(24.0, 6.0, 26.0)):
     return np.all([(low[k] < world[k]) & (world[k] < high[k]) for k in range(3)], axis=0)
 
 
-@pytest.mark.parametrize("key", ["brain", "label"])
+@pytest.mark.parametrize("key", ["region", "label"])
 @pytest.mark.parametrize(
     ("codes", "spacing"),
     [("LAS", 2.0), ("RAS", 1.0), ("PSR", 1.0), ("ILP", 1.5), ("ASL", 0.7)],
@@ -156,9 +156,9 @@ def test_the_same_mask_with_permuted_and_flipped_axes_is_voxel_for_voxel_the_sam
     turned = image.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     assert turned.shape != image.shape
     nib.save(turned, tmp_path / "mask.nii")
-    case = LoadCased()({"image": save(tmp_path / "a.nii", noise()), "brain": str(tmp_path / "mask.nii")})
-    np.testing.assert_array_equal(case["brain"][0], mask)
-    assert case["brain"].applied_operations == []
+    case = LoadCased()({"image": save(tmp_path / "a.nii", noise()), "region": str(tmp_path / "mask.nii")})
+    np.testing.assert_array_equal(case["region"][0], mask)
+    assert case["region"].applied_operations == []
 
 
 def test_a_mask_of_another_part_of_the_world_is_an_error(tmp_path):
@@ -180,7 +180,7 @@ def test_an_empty_label_is_fine_and_nan_in_it_is_background(tmp_path):
 
 
 @pytest.mark.parametrize("affine", [AFFINE, AFFINE @ np.diag([0.5, 0.5, 0.5, 1])], ids=["same grid", "another"])
-@pytest.mark.parametrize("key", ["brain", "label"])
+@pytest.mark.parametrize("key", ["region", "label"])
 def test_probabilities_are_cut_at_one_half_before_any_resampling(tmp_path, key, affine):
     blocks = np.zeros(SHAPE)
     for start, value in enumerate((0.01, 0.49, 0.5, 0.99999997, 1, 4, 255)):

@@ -1,4 +1,4 @@
-"""The one-class SVM against scikit-learn, and the baseline of paper 003, section 2.2.1, on the real Fashion-MNIST."""
+"""The one-class SVM against scikit-learn, and as a baseline (Madzia-Madzou & Kuijf, 2.2.1) on Fashion-MNIST."""
 
 from __future__ import annotations
 

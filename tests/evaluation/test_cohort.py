@@ -60,7 +60,7 @@ def folder(tmp_path):
 
 
 def cases(folder, names="abcd", **changes):
-    files = {"image": ".nii", "brain": "_brain.nii", "label": "_label.nii"}
+    files = {"image": ".nii", "region": "_brain.nii", "label": "_label.nii"}
     return [{"case": n} | {k: str(folder / f"{n}{end}") for k, end in files.items()} | changes for n in names]
 
 
@@ -286,7 +286,7 @@ def test_calibration_leaves_out_what_touches_a_label():
     brain, label = torch.zeros(1, *shape), torch.zeros(1, *shape)
     brain[:, 2:18, 1:17, 1:15] = 1
     label[:, 8:11, 8:10, 3] = 1
-    dataset = [{"image": image, "brain": brain}, {"image": image + 1, "brain": brain, "label": label}]
+    dataset = [{"image": image, "region": brain}, {"image": image + 1, "region": brain, "label": label}]
     inside, normal = brain[0].numpy() > 0, (brain[0].numpy() > 0) & (label[0].numpy() == 0)
     expected = [image[0].numpy()[inside], image[0].numpy()[normal] + 1]
     assert expected[0].size - expected[1].size == 6
@@ -294,7 +294,7 @@ def test_calibration_leaves_out_what_touches_a_label():
     assert found == Calibration.fit(expected, "2 held-out normal cases", {"stride": 4})
     assert calibrate(dataset[:1], first_channel, None, held_out=False).source.startswith("1 training case, because")
     with pytest.raises(InputError, match="no tissue that is free of lesion"):
-        calibrate([{"image": image, "brain": brain, "label": brain}], first_channel, None)
+        calibrate([{"image": image, "region": brain, "label": brain}], first_channel, None)
 
 
 def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
@@ -303,7 +303,7 @@ def test_each_sign_gets_a_calibration_of_its_own(tmp_path):
         return torch.where(mask > 0, part, torch.nan)
 
     generator = torch.Generator().manual_seed(0)
-    dataset = [{"image": torch.randn(1, 12, 12, 12, generator=generator), "brain": torch.ones(1, 12, 12, 12)}]
+    dataset = [{"image": torch.randn(1, 12, 12, 12, generator=generator), "region": torch.ones(1, 12, 12, 12)}]
     network = SimpleNamespace(sign="dark", signed=True)
     network.set_sign = lambda sign: setattr(network, "sign", sign)
     calibrate_model(dataset, signed, network, tmp_path, held_out=False, settings={"stride": 4})

@@ -32,7 +32,7 @@ def made_head(folder, axes="PSR", spacing=(1.5, 2.0, 1.25), gain=3.7, seed=0):
     affine[:3, 3] = (-70, -50, 12)
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
     case = {"case": "made"}
-    for name, array in (("image", image * gain), ("brain", radius < 1)):
+    for name, array in (("image", image * gain), ("region", radius < 1)):
         turned = nib.orientations.apply_orientation(array.astype(np.float32), turn)
         nib.save(nib.Nifti1Image(turned, affine @ inv_ornt_aff(turn, shape)), folder / f"{name}.nii.gz")
         case[name] = str(folder / f"{name}.nii.gz")
@@ -99,7 +99,7 @@ def test_inserting_changes_the_disk_in_a_copy_alone():
 @pytest.mark.parametrize("axes", ["RAS", "PSR", "LPI"])
 def test_white_matter_gets_its_level_although_grey_matter_is_more_frequent(tmp_path, axes):
     head = prepare_heads([2.0, 2.0, 2.0], 0.45, margin=4)(made_head(tmp_path, axes))
-    image, brain = np.asarray(head["image"])[0], np.asarray(head["brain"])[0] > 0
+    image, brain = np.asarray(head["image"])[0], np.asarray(head["region"])[0] > 0
     assert head["white_matter"] == pytest.approx(420 * 3.7, rel=0.01)
     assert (image[~brain] == 0).all()
     middle = tuple(n // 2 for n in image.shape)
@@ -112,7 +112,7 @@ def test_white_matter_gets_its_level_although_grey_matter_is_more_frequent(tmp_p
 def test_a_brain_of_one_intensity_is_an_error():
     flat = MetaTensor(torch.ones(1, 8, 8, 8), meta={"filename_or_obj": "flat.nii"})
     with pytest.raises(InputError, match=r"flat\.nii has no three tissues"):
-        WhiteMatterToLeveld()({"image": flat, "brain": MetaTensor(torch.ones(1, 8, 8, 8))})
+        WhiteMatterToLeveld()({"image": flat, "region": MetaTensor(torch.ones(1, 8, 8, 8))})
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.5)])

@@ -9,7 +9,7 @@ from torch import nn
 from medanomaly.detectors import Detector
 from medanomaly.errors import ConfigError, TrainingError
 from medanomaly.experiments.slab_scores import SlabScores
-from medanomaly.patches import PatchScoreInferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec
 
 
 def slab(seed=0, shape=(43, 38, 4)):
@@ -39,7 +39,7 @@ class Scorer(Detector):
 def test_every_version_equals_the_inferer(kind, stride):
     volume, brain = slab()
     detector = Scorer(kind)
-    inferer = PatchScoreInferer(patch_size=16, stride=stride)
+    inferer = PatchScoreInferer(PatchSpec(16, stride=stride))
     scores = SlabScores(volume, brain, detector, patch_size=16, stride=stride, batch_size=32)
     for corner, size in (((0, 0), 0), ((12, 9), 1), ((8, 20), 12), ((0, 0), 43)):
         changed = torch.zeros_like(brain)

@@ -154,7 +154,7 @@ class Halver(Detector):
 
 def test_ssim_is_that_of_the_patches_and_their_reconstructions():
     image = torch.rand(1, 20, 20, 1, generator=torch.Generator().manual_seed(0))
-    case = {"image": image, "brain": torch.ones_like(image)}
+    case = {"image": image, "region": torch.ones_like(image)}
     settings = {"patch_size": 20, "ssim_patches": 3, "scoring_batch_size": 2}
     found = ssim_of_normals(Halver(patch_size=20), [case], settings)
     patch = image[0, :, :, 0].numpy()

@@ -11,7 +11,7 @@ from monai.data.utils import dense_patch_slices
 
 from medanomaly.errors import ConfigError
 from medanomaly.patches import PatchGrid
-from medanomaly.patches.grid import pad_to_window, patch_window, planes_of, slice_axis_first
+from medanomaly.patches.grid import pad_to_window, slice_axis_first
 
 # (volume, window, stride)
 GRIDS = [
@@ -114,23 +114,6 @@ def test_a_volume_smaller_than_the_window_is_refused(size):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [((16, 4, 2), ((1, 16, 16), (1, 4, 4))), ((8, 3, 3), ((8, 8, 8), (3, 3, 3)))],
-)
-def test_patch_window(arguments, expected):
-    assert patch_window(*arguments) == expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((16, 4, 4), "spatial_dims is 4"), ((0, 4, 2), "patch_size=0"), ((16, 0, 3), "stride=0")],
-)
-def test_patch_window_refuses(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        patch_window(*arguments)
-
-
-@pytest.mark.parametrize(
     ("plane", "cut"),
     [
         ("sagittal", lambda volume, n: volume[:, n]),
@@ -145,22 +128,9 @@ def test_slices_of_a_plane(plane, cut):
         assert torch.equal(turned[:, n], cut(volume, n))
 
 
-def test_an_unknown_plane_is_refused():
-    with pytest.raises(ConfigError, match="'transverse' is unknown: use one of axial, coronal, sagittal"):
-        planes_of(["axial", "transverse"], 2)
-    assert planes_of(["transverse"], 3) == (None,)
-
-
 def test_padding_centres_a_small_volume():
     volume = torch.rand(2, 3, 9, 4)
     padded = pad_to_window(volume, (1, 8, 8))
     assert padded.shape == (2, 3, 9, 8)
     assert torch.equal(padded[..., 2:6], volume) and padded.sum() == pytest.approx(float(volume.sum()), rel=1e-5)
     assert pad_to_window(padded, (1, 8, 8)) is padded
-
-
-@pytest.mark.parametrize("planes", [[], (), None, ""])
-def test_no_planes_in_2d_are_a_config_error(planes):
-    with pytest.raises(ConfigError, match=r"planes is .*axial, coronal, sagittal"):
-        planes_of(planes, 2)
-    assert planes_of(planes, 3) == (None,)

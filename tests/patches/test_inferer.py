@@ -13,7 +13,7 @@ from torch import nn
 
 from medanomaly.detectors import GANomaly
 from medanomaly.errors import InputError
-from medanomaly.patches import PatchScoreInferer, inferer
+from medanomaly.patches import PatchScoreInferer, PatchSpec, inferer
 
 CLOSE = {"rtol": 0, "atol": 1e-5, "equal_nan": True}
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -115,7 +115,7 @@ def test_equals_a_loop_over_the_patches_that_touch_the_mask(setting, kind):
     volume, mask = made_volume(shape), odd_mask(shape)
     expected = loop_over_patches(volume[0], mask, network, patch_size, stride, spatial_dims, plane)
     visited, network.batches = len(network.batches), []
-    heatmap = PatchScoreInferer(patch_size, stride, spatial_dims, [plane], batch_size=5)(
+    heatmap = PatchScoreInferer(PatchSpec(patch_size, spatial_dims, [plane], stride), batch_size=5)(
         volume, network, mask=mask[None, None]
     )
     assert heatmap.shape == (1, 1, *shape) and heatmap.dtype == torch.float32
@@ -131,7 +131,7 @@ def test_equals_monai_sliding_windows_on_a_whole_volume(setting, kind):
     network = Scorer(kind, patch_size, spatial_dims)
     volume = made_volume(shape)
     expected = monai_windows(volume, network, patch_size, stride, spatial_dims, plane)
-    heatmap = PatchScoreInferer(patch_size, stride, spatial_dims, [plane])(volume, network)
+    heatmap = PatchScoreInferer(PatchSpec(patch_size, spatial_dims, [plane], stride))(volume, network)
     assert torch.allclose(heatmap, expected, **CLOSE)
 
 
@@ -144,7 +144,7 @@ def test_planes_are_averaged_where_they_have_a_score(planes, kind):
     scored = ~torch.isnan(each)
     expected = torch.nan_to_num(each).sum(0) / scored.sum(0)  # 0 / 0 is NaN
     assert (scored.any(0) & ~scored.all(0)).any()  # some voxels are reached in one plane only
-    heatmap = PatchScoreInferer(8, 4, 2, planes)(volume, network, mask=mask[None, None])
+    heatmap = PatchScoreInferer(PatchSpec(8, 2, planes, 4))(volume, network, mask=mask[None, None])
     assert torch.allclose(heatmap[0, 0], expected, **CLOSE)
 
 
@@ -153,7 +153,7 @@ def test_volumes_of_a_batch_are_scored_each_with_its_own_mask():
     volumes = torch.cat([made_volume(shape, seed=1), made_volume(shape, seed=2)])
     masks = torch.stack([odd_mask(shape, seed=1), odd_mask(shape, seed=2).flip(0)])[:, None]
     network = Scorer("patch", 8, 2)
-    heatmaps = PatchScoreInferer(8, 4)(volumes, network, mask=masks)
+    heatmaps = PatchScoreInferer(PatchSpec(8, stride=4))(volumes, network, mask=masks)
     assert heatmaps.shape == (2, 1, *shape)
     for volume, mask, heatmap in zip(volumes, masks, heatmaps, strict=True):
         expected = loop_over_patches(volume, mask[0], network, 8, 4, 2, "axial")
@@ -164,8 +164,8 @@ def test_volumes_of_a_batch_are_scored_each_with_its_own_mask():
 @pytest.mark.parametrize("batch_size", [1, 3, 10_000])
 def test_batch_size_changes_nothing(batch_size, kind):
     volume, network = made_volume((13, 14, 5)), Scorer(kind, 8, 2)
-    heatmap = PatchScoreInferer(8, 4, batch_size=batch_size)(volume, network)
-    assert torch.allclose(heatmap, PatchScoreInferer(8, 4, batch_size=64)(volume, network), **CLOSE)
+    heatmap = PatchScoreInferer(PatchSpec(8, stride=4), batch_size=batch_size)(volume, network)
+    assert torch.allclose(heatmap, PatchScoreInferer(PatchSpec(8, stride=4), batch_size=64)(volume, network), **CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["patch", "voxel"])
@@ -174,7 +174,7 @@ def test_slabs_change_nothing(setting, kind, monkeypatch):
     patch_size, stride, spatial_dims, plane, shape = setting
     network, volume, mask = Scorer(kind, patch_size, spatial_dims), made_volume(shape), odd_mask(shape)[None, None]
     exclude = odd_mask(shape, seed=4)[None, None]
-    scorer = PatchScoreInferer(patch_size, stride, spatial_dims, [plane], batch_size=3)
+    scorer = PatchScoreInferer(PatchSpec(patch_size, spatial_dims, [plane], stride), batch_size=3)
     whole = scorer(volume, network, mask=mask, exclude=exclude)
     visited, network.batches = sum(network.batches), []
     monkeypatch.setattr(inferer, "SLAB_VOXELS", 1)
@@ -186,7 +186,7 @@ def test_slabs_change_nothing(setting, kind, monkeypatch):
 def test_the_network_can_be_trained_after_it_has_scored(spatial_dims):
     detector = GANomaly(2, 16, spatial_dims, features=4)
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    PatchScoreInferer(16, 8, spatial_dims)(made_volume((16, 17, 18)), detector.eval())
+    PatchScoreInferer(PatchSpec(16, spatial_dims, stride=8))(made_volume((16, 17, 18)), detector.eval())
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
     detector.train().training_step(torch.rand(2, 2, *[16] * spatial_dims), detector.optimizers())
 
@@ -202,7 +202,7 @@ def test_bfloat16_is_close_and_only_when_asked_for():
 
     torch.manual_seed(0)
     network, volume = Product(128, 1), made_volume((13, 14, 5))
-    exact, fast = (PatchScoreInferer(8, 4, amp=amp)(volume, network) for amp in (False, True))
+    exact, fast = (PatchScoreInferer(PatchSpec(8, stride=4), amp=amp)(volume, network) for amp in (False, True))
     assert seen == [torch.float32, torch.bfloat16]
     assert fast.dtype == torch.float32 and not torch.equal(fast, exact)
     assert torch.allclose(fast, exact, rtol=0, atol=0.02)
@@ -212,12 +212,12 @@ def test_compiled_batches_are_all_of_one_size(monkeypatch):
     network, volume = Scorer("patch", 8, 2), made_volume((13, 14, 5))
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(network) or network)
-    scorer = PatchScoreInferer(8, 4, batch_size=7, compile=True)
+    scorer = PatchScoreInferer(PatchSpec(8, stride=4), batch_size=7, compile=True)
     heatmap = scorer(volume, network)
     assert set(network.batches) == {7} and compiled == [network]
     scorer(volume, network)
     assert compiled == [network]  # once
-    assert torch.allclose(heatmap, PatchScoreInferer(8, 4)(volume, network), **CLOSE)
+    assert torch.allclose(heatmap, PatchScoreInferer(PatchSpec(8, stride=4))(volume, network), **CLOSE)
 
 
 def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
@@ -228,7 +228,7 @@ def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
     volume[:, :, :, 9:] = 0
     mask = torch.zeros(1, 1, *shape)
     mask[:, :, :8, :9] = 1
-    scorer = PatchScoreInferer(8, 4)
+    scorer = PatchScoreInferer(PatchSpec(8, stride=4))
     heatmap = scorer(volume, network)
     assert torch.allclose(heatmap, scorer(volume, network, mask=mask), **CLOSE)
     assert torch.isnan(heatmap).any() and not torch.isnan(heatmap[mask > 0]).any()
@@ -236,13 +236,15 @@ def test_without_a_mask_the_brain_is_where_some_channel_is_not_zero():
 
 def test_an_empty_mask_gives_no_score_and_asks_for_none():
     network = Scorer("patch", 8, 2)
-    heatmap = PatchScoreInferer(8, 4)(made_volume((9, 9, 3)), network, mask=torch.zeros(1, 1, 9, 9, 3))
+    heatmap = PatchScoreInferer(PatchSpec(8, stride=4))(
+        made_volume((9, 9, 3)), network, mask=torch.zeros(1, 1, 9, 9, 3)
+    )
     assert torch.isnan(heatmap).all() and network.batches == []
 
 
 def test_meta_tensors_give_the_same_plain_heatmap():
     volume, mask = made_volume((13, 14, 5)), odd_mask((13, 14, 5))[None, None]
-    network, scorer = Scorer("voxel", 8, 2), PatchScoreInferer(8, 4)
+    network, scorer = Scorer("voxel", 8, 2), PatchScoreInferer(PatchSpec(8, stride=4))
     heatmap = scorer(MetaTensor(volume), network, mask=MetaTensor(mask.float()))
     assert type(heatmap) is torch.Tensor
     assert torch.equal(heatmap.nan_to_num(-9), scorer(volume, network, mask=mask).nan_to_num(-9))
@@ -252,7 +254,7 @@ def test_further_arguments_reach_the_network():
     def network(patches, scale, shift=0.0):
         return torch.full((len(patches), 1), float(scale + shift))
 
-    heatmap = PatchScoreInferer(8, 4)(made_volume((8, 8, 1)), network, 2, shift=0.5)
+    heatmap = PatchScoreInferer(PatchSpec(8, stride=4))(made_volume((8, 8, 1)), network, 2, shift=0.5)
     assert torch.equal(heatmap, torch.full((1, 1, 8, 8, 1), 2.5))
 
 
@@ -269,7 +271,7 @@ def test_further_arguments_reach_the_network():
 )
 def test_what_cannot_be_scored_is_refused(volume, mask, message):
     with pytest.raises(InputError, match=message):
-        PatchScoreInferer(8, 4)(volume, Scorer("patch", 8, 2), mask=mask)
+        PatchScoreInferer(PatchSpec(8, stride=4))(volume, Scorer("patch", 8, 2), mask=mask)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -278,7 +280,7 @@ def test_patches_that_touch_the_excluded_region_are_not_visited(spatial_dims):
     network = Scorer("patch", 4, spatial_dims)
     exclude = torch.zeros(1, 1, *shape)
     exclude[0, 0, 4, 5, 3] = 1
-    scorer = PatchScoreInferer(4, 2, spatial_dims)
+    scorer = PatchScoreInferer(PatchSpec(4, spatial_dims, stride=2))
     heatmap = scorer(volume, network, mask=torch.ones(1, 1, *shape), exclude=exclude)
     poisoned = torch.where(exclude > 0, torch.inf, volume)  # a patch that saw it would give a score that is not finite
     assert torch.equal(
@@ -291,6 +293,6 @@ def test_patches_that_touch_the_excluded_region_are_not_visited(spatial_dims):
 @pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 8, 8, 8, 8, 6]), (40, [40, 10])])
 def test_the_last_batch_is_filled_to_a_quarter_of_a_full_one(batch_size, sizes):
     network, volume = Scorer("patch", 8, 2), made_volume((16, 16, 5))  # 3 x 3 patches in each of 5 slices
-    heatmap = PatchScoreInferer(8, 4, batch_size=batch_size)(volume, network)
+    heatmap = PatchScoreInferer(PatchSpec(8, stride=4), batch_size=batch_size)(volume, network)
     assert network.batches == sizes and sum(sizes) >= 45
-    assert torch.allclose(heatmap, PatchScoreInferer(8, 4, batch_size=1)(volume, network), **CLOSE)
+    assert torch.allclose(heatmap, PatchScoreInferer(PatchSpec(8, stride=4), batch_size=1)(volume, network), **CLOSE)

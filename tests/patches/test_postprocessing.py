@@ -12,7 +12,15 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.patches import EdgeWeight, Median, MinimumComponent, PatchScoreInferer, Postprocessed, postprocessing
+from medanomaly.patches import (
+    EdgeWeight,
+    Median,
+    MinimumComponent,
+    PatchScoreInferer,
+    PatchSpec,
+    Postprocessed,
+    postprocessing,
+)
 
 SHAPE = (9, 8, 7)
 SPACINGS = [(1.0, 1.0, 1.0), (1.0, 0.5, 3.0)]
@@ -211,7 +219,7 @@ def made_volumes():
 
 
 def test_without_steps_it_is_the_inferer():
-    volumes, plain = made_volumes(), PatchScoreInferer(8, 4)
+    volumes, plain = made_volumes(), PatchScoreInferer(PatchSpec(8, stride=4))
     exclude = torch.zeros(2, 1, 24, 20, 5)
     exclude[:, :, 3, 3, 2] = 1
     for arguments in ({}, {"mask": volumes[:, :1] > 0.5}, {"exclude": exclude}):
@@ -222,7 +230,7 @@ def test_without_steps_it_is_the_inferer():
 
 
 def test_each_heatmap_takes_all_steps_in_order_with_its_own_brain():
-    volumes, plain, brains = made_volumes(), PatchScoreInferer(8, 4), []
+    volumes, plain, brains = made_volumes(), PatchScoreInferer(PatchSpec(8, stride=4)), []
     steps = [Note(1, brains), lambda heatmap, brain: 2 * heatmap]
     found = Postprocessed(plain, steps)(volumes, mean_of_patch)
     assert torch.allclose(found, 2 * (plain(volumes, mean_of_patch) + 1), equal_nan=True)  # NaN stays
@@ -234,7 +242,7 @@ def test_each_heatmap_takes_all_steps_in_order_with_its_own_brain():
 
 
 def test_the_result_is_the_steps_of_the_plain_heatmap():
-    volumes, plain = made_volumes(), PatchScoreInferer(8, 4)
+    volumes, plain = made_volumes(), PatchScoreInferer(PatchSpec(8, stride=4))
     mask = (volumes != 0).any(dim=1, keepdim=True)
     steps = [Median(), EdgeWeight(2.0), MinimumComponent(20.0)]
     found = Postprocessed(plain, steps)(volumes, mean_of_patch)
@@ -272,7 +280,10 @@ def test_a_bundle_can_name_the_steps():
         {
             "inferer": {
                 "_target_": f"{place}Postprocessed",
-                "inferer": {"_target_": f"{place}PatchScoreInferer", "patch_size": 8},
+                "inferer": {
+                    "_target_": f"{place}PatchScoreInferer",
+                    "spec": {"_target_": "medanomaly.patches.PatchSpec", "patch_size": 8},
+                },
                 "steps": [{"_target_": f"{place}EdgeWeight", "spacing": [1, 1, 2]}, {"_target_": f"{place}Median"}],
             }
         }
@@ -283,4 +294,4 @@ def test_a_bundle_can_name_the_steps():
 
 def test_a_step_that_leaves_the_grid_is_refused():
     with pytest.raises(ConfigError, match=r"shape \(12, 20, 5\), but a step keeps the grid \(24, 20, 5\)"):
-        Postprocessed(PatchScoreInferer(8, 4), [lambda h, _: h[::2]])(made_volumes(), mean_of_patch)
+        Postprocessed(PatchScoreInferer(PatchSpec(8, stride=4)), [lambda h, _: h[::2]])(made_volumes(), mean_of_patch)

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.patches import PatchSampler
+from medanomaly.patches import PatchSampler, PatchSpec
 
 SHAPE = (13, 11, 12)
 P = 4
@@ -25,7 +25,7 @@ def numbered_case(first=0, channels=1):
     brain[:, 3:10, 4:8, 4:11] = 1
     brain[:, 5, 5] = 0
     label[:, 8, 4, 6] = label[:, 4, 7, 9:11] = 1
-    return {"image": image, "brain": brain, "label": label, "case": f"case_{first}"}
+    return {"image": image, "region": brain, "label": label, "case": f"case_{first}"}
 
 
 def directions_of(patch, spatial_dims, plane):
@@ -49,8 +49,9 @@ def voxels_of(volume, patch):
 
 
 def draw(dataset, n=300, epoch=1, **settings):
-    settings = {"patch_size": P, "batch_size": 1, "patches_per_epoch": n, **settings}
-    sampler = PatchSampler(dataset, **settings)
+    of_spec = {key: settings.pop(key) for key in ("spatial_dims", "planes") if key in settings}
+    spec = PatchSpec(settings.pop("patch_size", P), **of_spec)
+    sampler = PatchSampler(dataset, spec, **{"batch_size": 1, "patches_per_epoch": n, **settings})
     sampler.set_epoch(epoch)
     return torch.cat(list(sampler))
 
@@ -71,7 +72,7 @@ def test_patches_are_cut_from_the_brain_beside_the_lesion(spatial_dims, plane, e
     directions = []
     for patch in patches:
         directions.append(directions_of(patch, spatial_dims, plane))
-        assert voxels_of(case["brain"], patch).any()
+        assert voxels_of(case["region"], patch).any()
         assert not voxels_of(case["label"], patch).any()
     if flip and mirrored:
         assert directions.count(expected) + directions.count(mirrored) == 400
@@ -84,7 +85,7 @@ def test_every_allowed_patch_is_drawn_and_equally_often():
     brain, label = torch.zeros(2, 1, 6, 6, 2)
     brain[:, 2:, :, 1] = 1
     label[:, 5, 5, 1] = 1
-    case = {"image": torch.arange(72.0).view(1, 6, 6, 2), "brain": brain, "label": label}
+    case = {"image": torch.arange(72.0).view(1, 6, 6, 2), "region": brain, "label": label}
     patches = draw([case], n=8000, flip=False)
     corners, counts = torch.unique(patches[:, 0, 0, 0], return_counts=True)
     allowed = [(i * 6 + j) * 2 + 1 for i in range(3) for j in range(3) if (i, j) != (2, 2)]
@@ -95,15 +96,15 @@ def test_every_allowed_patch_is_drawn_and_equally_often():
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.75, 1.0])
 def test_the_least_share_of_brain_is_kept_and_reached(fraction):
     case = numbered_case()
-    patches = draw([case], n=2000, min_brain_fraction=fraction)
-    shares = torch.stack([voxels_of(case["brain"], patch).mean() for patch in patches])
+    patches = draw([case], n=2000, min_region_fraction=fraction)
+    shares = torch.stack([voxels_of(case["region"], patch).mean() for patch in patches])
     reachable = torch.arange(1, P * P + 1) / P**2
     assert float(shares.min()) == float(reachable[reachable >= fraction].min())
 
 
 def test_cases_and_planes_are_equally_likely_whatever_their_size():
     small = numbered_case(first=0)
-    small["brain"][:, :, 6:] = 0
+    small["region"][:, :, 6:] = 0
     dataset = [small, numbered_case(first=10_000), numbered_case(first=20_000)]
     patches = draw(dataset, n=6000, planes=["axial", "sagittal"], flip=False)
     case = (patches[:, 0, 0, 0] // 10_000).long()
@@ -121,7 +122,7 @@ def test_the_draw_follows_seed_and_epoch_alone():
     dataset = [numbered_case(), numbered_case(10_000)]
     same = draw(dataset, seed=3, epoch=2)
     torch.manual_seed(99)
-    sampler = PatchSampler(dataset, P, batch_size=1, patches_per_epoch=300, seed=3)
+    sampler = PatchSampler(dataset, PatchSpec(P), batch_size=1, patches_per_epoch=300, seed=3)
     sampler.set_epoch(1)
     other_epoch = torch.cat(list(sampler))
     sampler.set_epoch(2)
@@ -133,9 +134,7 @@ def test_the_draw_follows_seed_and_epoch_alone():
 
 @pytest.mark.parametrize(("spatial_dims", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
 def test_batches_are_full_and_channels_last(spatial_dims, layout):
-    sampler = PatchSampler(
-        [numbered_case(channels=2)], P, spatial_dims=spatial_dims, batch_size=7, patches_per_epoch=40
-    )
+    sampler = PatchSampler([numbered_case(channels=2)], PatchSpec(P, spatial_dims), batch_size=7, patches_per_epoch=40)
     batches = list(sampler)
     assert len(batches) == len(sampler) == 5
     for batch in batches:
@@ -152,14 +151,14 @@ def test_the_order_of_cases_is_shuffled():
 def test_meta_tensors_and_cases_without_label_or_with_label_none():
     case = numbered_case()
     case["label"][:] = 0
-    unlabelled = {key: MetaTensor(value) for key, value in case.items() if key in ("image", "brain")}
+    unlabelled = {key: MetaTensor(value) for key, value in case.items() if key in ("image", "region")}
     patches = draw([unlabelled])
     assert type(patches) is torch.Tensor
     assert torch.equal(patches, draw([case])) and torch.equal(patches, draw([case | {"label": None}]))
 
 
 def test_a_volume_smaller_than_a_patch_is_padded_with_zeros():
-    case = {"image": torch.full((1, 2, 9, 3), 5.0), "brain": torch.ones(1, 2, 9, 3)}
+    case = {"image": torch.full((1, 2, 9, 3), 5.0), "region": torch.ones(1, 2, 9, 3)}
     patches = draw([case], flip=False)
     assert patches.shape[1:] == (1, P, P)
     assert (patches[:, :, 1:3] == 5).all() and (patches[:, :, [0, 3]] == 0).all()
@@ -168,9 +167,9 @@ def test_a_volume_smaller_than_a_patch_is_padded_with_zeros():
 @pytest.mark.parametrize(
     ("change", "settings"),
     [
-        (lambda case: case["brain"].zero_(), {}),
-        (lambda case: case["label"].copy_(case["brain"]), {}),
-        (lambda case: None, {"min_brain_fraction": 1.0, "patch_size": 9}),
+        (lambda case: case["region"].zero_(), {}),
+        (lambda case: case["label"].copy_(case["region"]), {}),
+        (lambda case: None, {"min_region_fraction": 1.0, "patch_size": 9}),
     ],
     ids=["no brain", "all lesion", "brain too small"],
 )
@@ -178,14 +177,14 @@ def test_a_case_without_a_patch_is_named(change, settings):
     cases = [numbered_case(), numbered_case(10_000)]
     change(cases[1])
     if settings:
-        cases[0]["brain"][:] = 1
+        cases[0]["region"][:] = 1
         cases[0]["label"][:] = 0
     with pytest.raises(InputError, match="the case case_10000 has no patch"):
         draw(cases, **settings)
 
 
 def test_an_empty_cohort_is_refused_at_the_first_draw():
-    sampler = PatchSampler([], P)
+    sampler = PatchSampler([], PatchSpec(P))
     with pytest.raises(InputError, match="there are no training cases"):
         next(iter(sampler))
 

@@ -43,7 +43,7 @@ def case(tmp_path):
         "image": [
             save(folder / f"{n}.nii.gz", (air * rng.normal(100, 20, shape)).astype(np.float32)) for n in range(2)
         ],
-        "brain": save(folder / "brain.nii.gz", inside, ANOTHER_GRID),
+        "region": save(folder / "brain.nii.gz", inside, ANOTHER_GRID),
         "label": save(folder / "label.nii", inside * (rng.random(shape) < 0.1).astype(np.uint8)),
         "case": "a",
     }
@@ -92,13 +92,13 @@ def assert_same(found, expected):
 
 
 def back(chain, prepared, output=None):
-    heatmap = torch.where(prepared["brain"] > 0, prepared["image"][:1], torch.nan).as_tensor()
+    heatmap = torch.where(prepared["region"] > 0, prepared["image"][:1], torch.nan).as_tensor()
     return heatmap_to_scan(chain, output)({**prepared, "pred": heatmap})["pred"]
 
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 3.0), (1.5, 2.5, 2.0)])
 @pytest.mark.parametrize("source", ["given", "nonzero"])
-@pytest.mark.parametrize("keys", [("image", "brain", "label", "case"), ("image", "brain")])
+@pytest.mark.parametrize("keys", [("image", "region", "label", "case"), ("image", "region")])
 def test_a_hit_equals_a_miss_and_no_cache(case, folder, spacing, source, keys):
     case = {key: case[key] for key in keys}
     plain, (cached, prepared) = (
@@ -133,10 +133,10 @@ def test_another_process_finds_it_and_brings_a_heatmap_back_to_the_scan(case, fo
     np.testing.assert_array_equal(np.asarray(written.dataobj), back(plain, expected)[0].numpy())
 
 
-@pytest.mark.parametrize("name", ["image", "brain", "label"])
+@pytest.mark.parametrize("name", ["image", "region", "label"])
 def test_another_content_with_name_size_and_time_of_the_old_is_a_miss(case, folder, name):
     case["image"] = [save(path.replace(".nii.gz", ".nii"), nib.load(path).get_fdata()) for path in case["image"]]
-    case["brain"] = save(Path(case["brain"]).with_suffix(""), nib.load(case["brain"]).get_fdata(), ANOTHER_GRID)
+    case["region"] = save(Path(case["region"]).with_suffix(""), nib.load(case["region"]).get_fdata(), ANOTHER_GRID)
     chain, prepared = counting(brain_mri(cache_dir=folder))
     before = chain(case)
     file = Path(case[name][1] if name == "image" else case[name])
@@ -160,7 +160,7 @@ def test_another_content_with_name_size_and_time_of_the_old_is_a_miss(case, fold
         {"in_channels": 2},
         {"percentiles": (1.0, 99.0)},
         {"clip": True},
-        {"brain_mask": "nonzero"},
+        {"region": "nonzero"},
     ],
     ids=str,
 )
@@ -175,9 +175,9 @@ def test_other_files_of_the_case_are_a_miss(case, folder):
     chain, prepared = counting(brain_mri(cache_dir=folder))
     chain(case)
     for other in (
-        {key: case[key] for key in ("image", "brain")},
-        {"image": case["image"][::-1], "brain": case["brain"]},
-        {"image": case["image"], "brain": case["label"]},
+        {key: case[key] for key in ("image", "region")},
+        {"image": case["image"][::-1], "region": case["region"]},
+        {"image": case["image"], "region": case["label"]},
     ):
         assert_same(chain(other), brain_mri()(other))
     assert len(prepared) == 4
@@ -189,7 +189,7 @@ def test_a_copy_of_a_file_keeps_its_own_name(case, folder, tmp_path):
     chain = brain_mri(cache_dir=folder)
     chain(case)
     shutil.copytree(tmp_path / "scan", tmp_path / "copy")
-    copied = {"image": [path.replace("/scan/", "/copy/") for path in case["image"]], "brain": case["brain"]}
+    copied = {"image": [path.replace("/scan/", "/copy/") for path in case["image"]], "region": case["region"]}
     assert chain(copied)["image"].meta["filename_or_obj"] == copied["image"][0]
 
 
@@ -197,13 +197,11 @@ def test_a_changed_brain_extractor_is_a_miss(case, folder, tmp_path):
     script = "import sys, nibabel as nib; i = nib.load(sys.argv[1]); a = i.get_fdata() > {}; "
     script += "nib.save(nib.Nifti1Image(a.astype('u1'), i.affine), sys.argv[2])"
     extractor, scan = tmp_path / "extract.py", {"image": case["image"]}
-    chain, prepared = counting(
-        brain_mri(brain_mask=f"{sys.executable} {extractor} {{image}} {{mask}}", cache_dir=folder)
-    )
+    chain, prepared = counting(brain_mri(region=f"{sys.executable} {extractor} {{image}} {{mask}}", cache_dir=folder))
     sizes = []
     for threshold in (90, 90, 110):
         extractor.write_text(script.format(threshold))
-        sizes.append(int(chain(scan)["scan_brain"].sum()))
+        sizes.append(int(chain(scan)["scan_region"].sum()))
     assert sizes[0] == sizes[1] > sizes[2]
     assert len(prepared) == 2
 
@@ -224,7 +222,7 @@ def test_an_entry_that_is_damaged_is_made_anew(case, folder, damage):
 
 def test_the_cases_that_were_not_used_for_longest_go_first(case, folder):
     chain = brain_mri(cache_dir=folder)
-    cases = [{"image": [image], "brain": case["brain"]} for image in case["image"]]
+    cases = [{"image": [image], "region": case["region"]} for image in case["image"]]
     for number, one in enumerate(cases):
         chain(one)
         (new,) = [file for file in kept(folder) if file.stat().st_mtime > 1e9]
@@ -249,7 +247,7 @@ def test_what_else_lies_in_the_folder_is_left_alone(case, folder):
 
 
 def test_what_cannot_be_told_from_its_path_is_never_kept(case, folder, tmp_path):
-    masked = brain_mri(brain_mask=lambda image: image[0] > 50, cache_dir=folder)
+    masked = brain_mri(region=lambda image: image[0] > 50, cache_dir=folder)
     assert not isinstance(masked, CachedCompose)
     masked(case)
     SimpleITK.WriteImage(
@@ -258,7 +256,7 @@ def test_what_cannot_be_told_from_its_path_is_never_kept(case, folder, tmp_path)
     brain_mri(cache_dir=folder)(case)
     assert len(kept(folder)) == 1
     with pytest.raises(Exception, match="applying transform"):  # constant, but read: its voxels are in mask.raw
-        brain_mri(cache_dir=folder, brain_mask="nonzero")({"image": [str(tmp_path / "mask.mhd")]})
+        brain_mri(cache_dir=folder, region="nonzero")({"image": [str(tmp_path / "mask.mhd")]})
     assert brain_mri(cache_dir=folder)._key({"image": [str(tmp_path / "mask.mhd")]}) is None
 
 
@@ -317,7 +315,7 @@ def mode(path):
 
 @pytest.mark.parametrize("before", [None, 0o777, 0o755], ids=["new", "777", "755"])
 def test_the_folder_and_its_files_are_the_owners_alone(case, folder, before):
-    one = {"image": case["image"][:1], "brain": case["brain"]}
+    one = {"image": case["image"][:1], "region": case["region"]}
     brain_mri(cache_dir=folder)(one)
     if before is not None:  # as an earlier version, or the user, left it
         (entry,) = kept(folder)

@@ -88,10 +88,10 @@ def flow(request, tmp_path_factory):
     ]
     brain = write(folder / "brain.nii.gz", ellipsoid(world).astype(np.uint8), affine, form_codes, unit)
     chain = brain_mri(spacing=request.param[1])
-    prepared = chain({"image": files, "brain": brain, "case": "a"})
+    prepared = chain({"image": files, "region": brain, "case": "a"})
     heatmaps = {}
     for channel, pattern in enumerate(PATTERNS):
-        pred = torch.where(prepared["brain"] > 0, prepared["image"][channel : channel + 1], torch.nan).as_tensor()
+        pred = torch.where(prepared["region"] > 0, prepared["image"][channel : channel + 1], torch.nan).as_tensor()
         output = folder / pattern.__name__
         heatmap_to_scan(chain, output, display=lambda scores: 2 * scores + 5)({**prepared, "pred": pred})
         heatmaps[pattern.__name__] = [nib.load(output / "a" / f"a_{kind}.nii.gz") for kind in ("heatmap", "display")]
@@ -111,7 +111,7 @@ def test_working_space_is_ras_at_the_spacing(flow):
     image = flow["prepared"]["image"]
     affine = np.asarray(image.affine)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
-    assert image.shape[1:] == flow["prepared"]["brain"].shape[1:]
+    assert image.shape[1:] == flow["prepared"]["region"].shape[1:]
     if flow["working"] is not None:
         np.testing.assert_allclose(nib.affines.voxel_sizes(affine), flow["working"], atol=1e-5)
     world = world_of(affine, image.shape[1:])
@@ -199,16 +199,16 @@ def centre_of(shape):
 
 def test_fill_outside_does_nothing_where_nothing_is_resampled_and_the_brain_is_covered():
     scores = centre_of((16, 17, 18))
-    case = {"image": MetaTensor(torch.zeros(1, 16, 17, 18)), "brain": torch.isfinite(scores).float()}
+    case = {"image": MetaTensor(torch.zeros(1, 16, 17, 18)), "region": torch.isfinite(scores).float()}
     moved = Flip(0)(case["image"])
     for image in (case["image"], moved):
         filled = FillOutsided()({**case, "image": image, "pred": scores})["pred"]
         np.testing.assert_array_equal(filled, scores)
-    case["brain"][0, 9, 8, 7] = 1  # a voxel of the brain that no patch covers
+    case["region"][0, 9, 8, 7] = 1  # a voxel of the brain that no patch covers
     filled = FillOutsided()({**case, "pred": scores})["pred"]
     assert filled[0, 9, 8, 7] == scores[0, 8, 8, 7]
     resampled = Spacing((1.0, 1.0, 2.0))(MetaTensor(torch.zeros(1, 16, 17, 36)))
-    filled = FillOutsided()({"image": resampled, "brain": torch.isfinite(scores).float(), "pred": scores})["pred"]
+    filled = FillOutsided()({"image": resampled, "region": torch.isfinite(scores).float(), "pred": scores})["pred"]
     assert torch.isfinite(filled).all()
 
 
@@ -224,7 +224,7 @@ def test_fill_outside_is_exact_within_the_margin_and_leaves_no_nan_beyond():
 def test_mask_outside_sets_nan_where_the_scan_has_no_brain():
     heatmap, brain = torch.rand(1, 4, 5, 6), torch.zeros(1, 4, 5, 6)
     brain[:, 1:3, 2:4, :3] = 1
-    masked = MaskOutsided()({"pred": heatmap, "scan_brain": brain})["pred"]
+    masked = MaskOutsided()({"pred": heatmap, "scan_region": brain})["pred"]
     assert torch.equal(torch.isfinite(masked), brain > 0)
     assert torch.equal(masked[brain > 0], heatmap[brain > 0])
 
@@ -233,7 +233,7 @@ def test_no_file_is_written_without_an_output_folder(tmp_path):
     affine = np.diag([2.0, -2.0, 2.0, 1.0])
     array = np.random.default_rng(0).random((9, 10, 8)).astype(np.float32) + 1
     file = write(tmp_path / "scan.nii", array, affine, (1, 1), "mm")
-    chain = brain_mri(spacing=None, brain_mask=lambda image: image[0] > 0)
+    chain = brain_mri(spacing=None, region=lambda image: image[0] > 0)
     prepared = chain({"image": file, "case": "a"})
     back = heatmap_to_scan(chain)({**prepared, "pred": prepared["image"].as_tensor()})["pred"]
     assert [p.name for p in tmp_path.iterdir()] == ["scan.nii"]

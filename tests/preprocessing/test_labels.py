@@ -13,7 +13,7 @@ from monai.transforms import Spacing
 from scipy import ndimage
 
 from medanomaly.detectors import Autoencoder, DenoisingAutoencoder, Fusion
-from medanomaly.patches import PatchSampler, PatchScoreInferer
+from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import LABEL_ON_SCAN, brain_mri
 
 
@@ -25,7 +25,7 @@ def case(tmp_path: Path) -> dict[str, object]:
     lesions = ndimage.binary_dilation(rng.random(shape) < 4e-4)
     image = np.where(lesions, 100.0, 1.0 + 0.1 * rng.random(shape))
     files = {}
-    for name, volume in {"image": image, "label": lesions, "brain": np.ones(shape)}.items():
+    for name, volume in {"image": image, "label": lesions, "region": np.ones(shape)}.items():
         files[name] = str(tmp_path / f"{name}.nii.gz")
         nib.save(nib.Nifti1Image(volume.astype(np.float32), np.diag([1.5, 1.0, 2.0, 1.0])), files[name])
     return {**files, "case": "made"}
@@ -34,7 +34,7 @@ def case(tmp_path: Path) -> dict[str, object]:
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (1.2, 0.8, 2.7), (1.5, 1.0, 2.0), None])
 def test_no_training_patch_holds_a_part_of_a_lesion(case: dict[str, object], spacing: tuple[float, ...] | None) -> None:
     prepared = brain_mri(1, spacing)(case)
-    sampler = PatchSampler([prepared], patch_size=4, batch_size=16, patches_per_epoch=2000)
+    sampler = PatchSampler([prepared], PatchSpec(4), batch_size=16, patches_per_epoch=2000)
     patches = torch.cat(list(sampler))
     assert patches.max() < 3, "100 times the brightness of tissue: a hundredth of a lesion voxel would show"
     label = nib.load(str(case["label"]))
@@ -55,9 +55,9 @@ def test_a_brain_of_few_levels_has_no_voxel_that_scores_as_background(tmp_path: 
     brain[4:44, 4:44] = 1
     image = ndimage.gaussian_filter(rng.normal(size=shape), 1)
     levels = np.digitize(image, np.quantile(image, [0.1, 0.3, 0.5, 0.7, 0.9])) + 2
-    for name, volume in {"image": levels * brain, "brain": brain}.items():
+    for name, volume in {"image": levels * brain, "region": brain}.items():
         nib.save(nib.Nifti1Image(volume.astype(np.uint8), np.eye(4)), tmp_path / f"{name}.nii.gz")
-    prepared = brain_mri(1, None)({name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "brain")})
+    prepared = brain_mri(1, None)({name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "region")})
     torch.manual_seed(0)
     for detector in (
         Autoencoder(patch_size=16, features=4),
@@ -66,7 +66,7 @@ def test_a_brain_of_few_levels_has_no_voxel_that_scores_as_background(tmp_path: 
     ):
         if isinstance(detector, Fusion):
             detector.fit_statistics([torch.rand(64, 1, 16, 16)])
-        inferer = PatchScoreInferer(16, 16)
-        heatmap = inferer(prepared["image"][None], detector.eval(), mask=prepared["brain"][None])[0, 0]
-        inside = prepared["brain"].as_tensor()[0] > 0
+        inferer = PatchScoreInferer(PatchSpec(16, stride=16))
+        heatmap = inferer(prepared["image"][None], detector.eval(), mask=prepared["region"][None])[0, 0]
+        inside = prepared["region"].as_tensor()[0] > 0
         assert (heatmap[inside] != 0).float().mean() > 0.999, type(detector).__name__

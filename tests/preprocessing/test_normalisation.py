@@ -59,7 +59,7 @@ def test_affine_and_history_are_those_of_the_image_and_not_of_the_mask():
     affine = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0]))
     moved = Flip(0)(MetaTensor(torch.from_numpy(image), affine=affine))
     mask = MetaTensor(torch.from_numpy(brain), affine=torch.eye(4))
-    result = NormalisePercentilesd()({"image": moved, "brain": mask})["image"]
+    result = NormalisePercentilesd()({"image": moved, "region": mask})["image"]
     assert [step["class"] for step in result.applied_operations] == ["Flip"]
     np.testing.assert_array_equal(result.affine, moved.affine)
 
@@ -76,7 +76,7 @@ def test_a_constant_channel_is_an_error_that_names_channel_and_file(channel):
 def test_an_empty_brain_is_an_error():
     image, brain = volume()
     with pytest.raises(InputError, match="empty after resampling"):
-        NormalisePercentilesd()({"image": torch.from_numpy(image), "brain": torch.from_numpy(0 * brain)})
+        NormalisePercentilesd()({"image": torch.from_numpy(image), "region": torch.from_numpy(0 * brain)})
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(95, 5), (50, 50), (-1, 95), (5, 101)])

@@ -16,7 +16,7 @@ import pytest
 
 from medanomaly.data import LoadCased
 from medanomaly.errors import InputError
-from medanomaly.preprocessing import BrainMaskd
+from medanomaly.preprocessing import RegionMaskd
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -28,7 +28,7 @@ def run(*command: object) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("cohort", "brain"), [("open_ms", "nonzero"), ("ixi_t1", "given")])
+@pytest.mark.parametrize(("cohort", "region"), [("open_ms", "nonzero"), ("ixi_t1", "given")])
 def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Path) -> None:
     root = DATA / cohort
     if not root.is_dir():
@@ -45,7 +45,7 @@ def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Pa
     run(*cli, "score", "--datalist", datalist, "--data-root", root, "--model", model, "--output", by_cli)
 
     bundle, by_bundle = tmp_path / "bundle", tmp_path / "by_bundle"
-    common = ["--bundle_root", bundle, "--dataset_dir", root, "--datalist", datalist, "--brain_mask", brain]
+    common = ["--bundle_root", bundle, "--dataset_dir", root, "--datalist", datalist, "--region", brain]
     monai = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
     configs = ROOT / "bundles" / "ganomaly" / "configs"
     small = [word for key, value in SETTINGS.items() for word in (f"--{key}", json.dumps(value))]
@@ -59,7 +59,7 @@ def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Pa
         assert first.shape == scan.shape
         np.testing.assert_allclose(first.affine, scan.affine, atol=1e-5)
         assert nib.aff2axcodes(first.affine) == nib.aff2axcodes(scan.affine)
-        brain_file = root / case["brain"] if "brain" in case else root / case["image"]
+        brain_file = root / case["region"] if "region" in case else root / case["image"]
         inside = np.asarray(nib.load(brain_file).dataobj) != 0
         np.testing.assert_array_equal(np.isfinite(np.asarray(first.dataobj)), inside)
 
@@ -70,4 +70,4 @@ def test_nonzero_is_refused_where_the_background_is_not_0() -> None:
     if not scan.exists():
         pytest.skip(f"the real scans are not on this machine: {scan} is absent")
     with pytest.raises(InputError, match=r"100 % of the voxels on the faces of .*FLAIR.* most common there is -3\.16"):
-        BrainMaskd("nonzero")(LoadCased()({"image": str(scan)}))
+        RegionMaskd("nonzero")(LoadCased()({"image": str(scan)}))

@@ -8,7 +8,7 @@ from ignite.engine import Events
 
 from medanomaly.detectors import Detector, GANomaly, ProgressiveGANomaly
 from medanomaly.errors import ConfigError, InputError, TrainingError
-from medanomaly.patches import PatchSampler
+from medanomaly.patches import PatchSampler, PatchSpec
 from medanomaly.patches.layout import channels_last, prepare_network
 from medanomaly.training import DetectorTrainer, load_checkpoint
 
@@ -19,11 +19,11 @@ def made_dataset():
     brain = torch.zeros(1, 24, 22, 3)
     brain[:, 2:22, 2:20] = 1
     wave = torch.sin(torch.arange(24.0) / 3).view(1, 24, 1, 1)
-    return [{"image": wave + 0.1 * torch.rand(1, 24, 22, 3, generator=generator), "brain": brain} for _ in range(2)]
+    return [{"image": wave + 0.1 * torch.rand(1, 24, 22, 3, generator=generator), "region": brain} for _ in range(2)]
 
 
 def sampler(seed=0, batch_size=8):
-    return PatchSampler(made_dataset(), 16, batch_size=batch_size, patches_per_epoch=24, seed=seed)
+    return PatchSampler(made_dataset(), PatchSpec(16), batch_size=batch_size, patches_per_epoch=24, seed=seed)
 
 
 def network(kind=GANomaly, **arguments):

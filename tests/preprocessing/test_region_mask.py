@@ -12,8 +12,8 @@ import torch
 
 from medanomaly.data import LoadCased
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.preprocessing import BrainMaskd
-from medanomaly.preprocessing.brain_mask import brain_share_warning
+from medanomaly.preprocessing import RegionMaskd
+from medanomaly.preprocessing.region_mask import region_share_warning
 
 SHAPE = (6, 7, 5)
 AFFINE = np.diag([-2.0, 2.0, 3.0, 1.0])
@@ -52,12 +52,12 @@ def command(tmp_path, script):
 
 
 def brain_of(scan, source, **keys):
-    return BrainMaskd(source)(LoadCased()({"image": str(scan), **keys}))["brain"]
+    return RegionMaskd(source)(LoadCased()({"image": str(scan), **keys}))["region"]
 
 
 def test_given(scan):
     mask = voxels(scan) > 3
-    brain = brain_of(scan, "given", brain=with_mask(scan, mask))
+    brain = brain_of(scan, "given", region=with_mask(scan, mask))
     np.testing.assert_array_equal(brain[0], mask)
     np.testing.assert_allclose(brain.affine, AFFINE)
 
@@ -67,7 +67,7 @@ def test_nonzero_in_some_channel(scan):
     second[0, 0, 0] = -1
     nib.save(nib.Nifti1Image(second, AFFINE), scan.with_name("second.nii"))
     case = LoadCased()({"image": [str(scan), str(scan.with_name("second.nii"))]})
-    np.testing.assert_array_equal(BrainMaskd("nonzero")(case)["brain"][0], (voxels(scan) != 0) | (second != 0))
+    np.testing.assert_array_equal(RegionMaskd("nonzero")(case)["region"][0], (voxels(scan) != 0) | (second != 0))
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_a_command_line_whose_paths_have_blanks_and_whose_mask_is_flipped(scan):
 @pytest.mark.parametrize("source", ["given", lambda image: 1 / 0, "no-such-program {image} {mask}"])
 def test_a_mask_that_the_case_names_need_not_be_computed(scan, source):
     mask = voxels(scan) > 3
-    np.testing.assert_array_equal(brain_of(scan, source, brain=with_mask(scan, mask))[0], mask)
+    np.testing.assert_array_equal(brain_of(scan, source, region=with_mask(scan, mask))[0], mask)
 
 
 def test_nonzero_wins_over_a_mask_that_the_case_names(scan):
-    brain = brain_of(scan, "nonzero", brain=with_mask(scan, voxels(scan) > 3))
+    brain = brain_of(scan, "nonzero", region=with_mask(scan, voxels(scan) > 3))
     np.testing.assert_array_equal(brain[0], voxels(scan) != 0)
 
 
@@ -142,13 +142,13 @@ def test_a_mask_that_cannot_be_used(scan, source, message):
 
 def test_a_given_mask_that_is_empty(scan):
     with pytest.raises(InputError, match=r"scan\.nii\.gz is empty"):
-        brain_of(scan, "given", brain=with_mask(scan, np.zeros(SHAPE)))
+        brain_of(scan, "given", region=with_mask(scan, np.zeros(SHAPE)))
 
 
 @pytest.mark.parametrize("source", ["gven", "hd-bet -i {image}", "", None])
 def test_an_unknown_source_is_a_config_error(source):
-    with pytest.raises(ConfigError, match="use 'given', 'nonzero', a callable, or a command line"):
-        BrainMaskd(source)
+    with pytest.raises(ConfigError, match="use 'given', 'nonzero', 'all', a callable, or a command line"):
+        RegionMaskd(source)
 
 
 def test_the_probabilities_of_an_extractor_are_cut_at_one_half(scan):
@@ -179,7 +179,7 @@ def test_a_mask_of_nearly_everything_or_next_to_nothing_is_named(tmp_path, start
 
 
 def test_the_limits_of_a_plausible_mask():
-    assert [bool(brain_share_warning(share)) for share in (0.009, 0.01, 0.5, 0.95, 0.951, float("nan"))] == [
+    assert [bool(region_share_warning(share)) for share in (0.009, 0.01, 0.5, 0.95, 0.951, float("nan"))] == [
         True,
         False,
         False,
@@ -203,7 +203,7 @@ def test_the_limits_of_a_plausible_mask():
 )
 def test_a_command_that_cannot_be_taken_apart_is_a_config_error(source, message):
     with pytest.raises(ConfigError, match=message):
-        BrainMaskd(source)
+        RegionMaskd(source)
 
 
 def test_the_paths_are_put_in_as_they_are(scan):
@@ -232,7 +232,7 @@ def test_nonzero_on_a_background_that_is_not_0_is_refused(scan):
         brain_of(scan.with_name("head.nii.gz"), "nonzero")
     both = LoadCased()({"image": [str(scan), str(scan.with_name("head.nii.gz"))]})
     with pytest.raises(InputError, match="channel 1"):
-        BrainMaskd("nonzero")(both)
+        RegionMaskd("nonzero")(both)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -242,3 +242,9 @@ def test_nonzero_takes_a_slab_whose_brain_reaches_two_of_its_faces(scan, depth):
     slab = np.repeat(disk[..., None], depth, axis=2)
     nib.save(nib.Nifti1Image(slab, AFFINE), scan.with_name("slab.nii"))
     np.testing.assert_array_equal(brain_of(scan.with_name("slab.nii"), "nonzero")[0], slab)
+
+
+def test_all_takes_every_voxel_whatever_mask_the_case_names(scan, recwarn):
+    region = brain_of(scan, "all", region=with_mask(scan, voxels(scan) > 3))
+    assert region.shape == (1, *SHAPE) and (region == 1).all()
+    assert not [w for w in recwarn if "covers" in str(w.message)]

@@ -1,4 +1,4 @@
-"""Where the brain mask of a case comes from."""
+"""Where scores mean something: the brain of a head, or everything. Where the mask of a case comes from."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from medanomaly.data.reading import INSIDE, LoadCased
 from medanomaly.errors import ConfigError, InputError
 
-BrainExtractor = Callable[[MetaTensor], Any]
+RegionFinder = Callable[[MetaTensor], Any]
 
 LEAST_SHARE, MOST_SHARE = 0.01, 0.95  # of an image; a brain of 1.4 litres fills 8 % of a cube of 256 mm
 WORD = re.compile(r"{[^{}]*}")  # of a command line, that something is to be put in for
 
 
-def brain_share_warning(share: float) -> str:
+def region_share_warning(share: float) -> str:
     """What is odd about a brain mask that covers ``share`` (0 to 1) of its image, and what to do; empty if nothing."""
     if share > MOST_SHARE:
         amount, usual = "nearly all", f"at most {100 * MOST_SHARE:g} %"
@@ -41,21 +41,23 @@ def brain_share_warning(share: float) -> str:
     )
 
 
-class BrainMaskd(MapTransform):
-    """Set ``brain`` (1, H, W, D), 0 or 1, on the grid of ``image``, before anything moves the voxels.
+class RegionMaskd(MapTransform):
+    """Set ``region`` (1, H, W, D), 0 or 1, on the grid of ``image``, before anything moves the voxels.
 
     Args:
         source: one of
 
-            - ``"given"``: the case names a mask file (the key ``brain`` of the datalist);
+            - ``"given"``: the case names a mask file (the key ``region``, or ``brain``, of the datalist);
             - ``"nonzero"``: voxels that are not 0 in some channel, for scans that are brain-extracted already;
+            - ``"all"``: every voxel, for images that are all tissue, such as a radiograph;
             - a command line that holds ``{image}`` and ``{mask}``: it is run with the first channel's file and must
               write a mask there, for example ``"hd-bet -i {image} -o {mask}"``; no shell is involved, and braces
               may stand around these two words alone;
             - a callable from the image, a MetaTensor (C, H, W, D) in the orientation of its file, to a mask
               (H, W, D) or (1, H, W, D).
 
-            A mask that the case names wins over all but ``"nonzero"``: what is there need not be computed.
+            A mask that the case names wins over all but ``"nonzero"`` and ``"all"``: what is there need not be
+            computed.
 
     A voxel is in the brain from a value of 0.5 on, so an extractor may give probabilities. A mask of nearly the whole
     image or of next to nothing is warned of.
@@ -66,13 +68,13 @@ class BrainMaskd(MapTransform):
             a scan whose background is not 0.
     """
 
-    def __init__(self, source: str | BrainExtractor = "given") -> None:
+    def __init__(self, source: str | RegionFinder = "given") -> None:
         super().__init__(keys="image")
         is_command = isinstance(source, str) and "{image}" in source and "{mask}" in source
-        if not callable(source) and source not in ("given", "nonzero") and not is_command:
+        if not callable(source) and source not in ("given", "nonzero", "all") and not is_command:
             raise ConfigError(
-                f"brain_mask is {source!r}: use 'given', 'nonzero', a callable, or a command line with {{image}} and "
-                "{mask}."
+                f"region is {source!r}: use 'given', 'nonzero', 'all', a callable, or a command line with {{image}} "
+                "and {mask}."
             )
         self.source = source
         self.command = _words_of(source) if isinstance(source, str) and is_command else []
@@ -84,11 +86,13 @@ class BrainMaskd(MapTransform):
         if self.source == "nonzero":
             mask = (image.as_tensor().numpy() != 0).any(axis=0, keepdims=True)
             _check_background(image.as_tensor().numpy(), mask[0], str(file))
-        elif case.get("brain") is not None:
-            mask = case["brain"].as_tensor().numpy()
+        elif self.source == "all":
+            mask = np.ones((1, *image.shape[1:]), np.float32)
+        elif case.get("region") is not None:
+            mask = case["region"].as_tensor().numpy()
         elif self.source == "given":
             raise InputError(
-                f"{file} has no brain mask: name one under 'brain', or choose another brain_mask ('nonzero' if the "
+                f"{file} has no brain mask: name one under 'brain', or choose another region ('nonzero' if the "
                 "scan is brain-extracted, or a command that extracts the brain)."
             )
         elif callable(self.source):
@@ -104,12 +108,12 @@ class BrainMaskd(MapTransform):
         if not inside.any():
             raise InputError(
                 f"the brain mask of {file} is empty (no voxel of {INSIDE:g} or more): look at it over the scan, or "
-                "choose another brain_mask."
+                "choose another region."
             )
-        odd = brain_share_warning(float(inside.mean()))
+        odd = "" if self.source == "all" else region_share_warning(float(inside.mean()))
         if odd:
             warnings.warn(f"{file}: {odd}", stacklevel=2)
-        case["brain"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
+        case["region"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
         return case
 
     def _run(self, file: str) -> NDArray[np.float32]:
@@ -128,7 +132,7 @@ class BrainMaskd(MapTransform):
                     f"the brain extractor failed on {file} (exit {done.returncode}, mask written: {mask.exists()}): "
                     f"{' '.join(command)}\n{(done.stderr or done.stdout).strip()[-500:]}"
                 )
-            return np.asarray(LoadCased()({"image": file, "brain": str(mask)})["brain"].as_tensor())
+            return np.asarray(LoadCased()({"image": file, "region": str(mask)})["region"].as_tensor())
 
 
 def _words_of(command: str) -> list[str]:
