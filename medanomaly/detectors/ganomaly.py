@@ -34,7 +34,7 @@ PAPER_SETTINGS = {
     "A": ((1.0, 50.0, 1.0), 2e-4, "bce", "encoder"),
     "K": ((1.0, 70.0, 10.0), 2e-3, "wgan-gp", "modified"),
 }
-# Madzia-Madzou & Kuijf does not give K's layers. With ours and a gradient penalty, its rate of 2e-3 makes the losses diverge.
+# The paper does not give the layers of K. With ours and a gradient penalty, its rate of 2e-3 makes the losses diverge.
 WGAN_GP_LEARNING_RATE = 5e-4
 
 

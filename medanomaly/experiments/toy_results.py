@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medanomaly.data import written_whole
-from medanomaly.experiments.benchmark import grouped
+from medanomaly.workflows.benchmark import grouped
 from medanomaly.experiments.toy_measures import DiskHead
 from medanomaly.report import save_figure
 
@@ -163,7 +163,7 @@ def pictures(results: Sequence[Result], output: Path) -> None:
 
 def _style(detector: str, setting: str) -> dict[str, Any]:
     """One colour a detector, one kind of line a patch size."""
-    colours = {"brightness": "0.4", "ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
+    colours = {"ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
     colours |= {"intensity": "0.1", "intensity-smoothed": "0.55", "intensity-equalised": "0.75"}
     colours |= {"autoencoder-spatial": "C4", "autoencoder-dense": "C5", "foreign-patch-interpolation": "C6"}
     colours |= {"denoising-autoencoder": "C8", "synthetic-anomalies": "C9", "fusion": "black"}

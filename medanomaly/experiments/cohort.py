@@ -1,0 +1,158 @@
+"""A leaderboard on a cohort of one's own: any bundles, trained on its healthy cases and tested on its labelled ones.
+
+Labels may be masks, and the table tells how well lesions are found voxel by voxel; or 0 and 1, and it tells how well
+whole images are told apart. Thresholds come from the cases under ``validation``, or, without any, from the lesion-free
+tissue of the training cases. Brightness heads the table, on the same voxels and with thresholds from the same normals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medanomaly.data import read_datalist
+from medanomaly.errors import InputError
+from medanomaly.evaluation import evaluate_cohort
+from medanomaly.report import roc_panels
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped
+from medanomaly.workflows.bundles import bundle_names, settings_it_has
+from medanomaly.workflows.scorers import Cohort, Scorer
+
+# of the table: name and place in the metrics; what no row has is left out
+VOXEL_COLUMNS = {
+    "AUROC": "voxels.auroc",
+    "AP": "voxels.average_precision",
+    "best Dice (oracle)": "voxels.best_dice",
+    "Dice at 0.5 % of normals": "at_threshold.dice",
+}
+CASE_COLUMNS = {
+    "case AUROC": "case_level.auroc",
+    "case AP": "case_level.average_precision",
+    "case sensitivity": "case_level.sensitivity",
+    "case specificity": "case_level.specificity",
+    "case F1": "case_level.f1",
+}
+
+
+def cohort_experiment(
+    datalist: str | Path,
+    data_root: str | Path | None = None,
+    chain: str = "brain_mri",
+    settings: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """The experiment that a datalist makes.
+
+    Args:
+        datalist: JSON with ``training``, maybe ``validation``, and ``test``.
+        data_root: what relative paths in it start from; its own folder if not given.
+        chain: how cases are prepared: "brain_mri" or "radiograph".
+        settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
+
+    Raises:
+        InputError: if the datalist, a file or a section is missing.
+        ConfigError: for a setting that no bundle has.
+    """
+    read = partial(read_datalist, datalist, base_dir=data_root)
+    sections = {"training": read("training"), "validation": read("validation", required=False), "test": read("test")}
+    channels = {len(case["image"]) for cases in sections.values() for case in cases}
+    if len(channels) > 1:
+        raise InputError(f"{datalist}: cases have {sorted(channels)} images, but all need the same channels.")
+    own = {name: settings_it_has(name, settings or {}, chain) for name in bundle_names()}
+
+    def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
+        short = {"max_epochs": 1} if reduced else {}
+        planned = []
+        for name in detectors:
+            of = [Run(name, "own", seeds[0])] if name in BASELINES else []
+            planned += of or [Run(name, "own", seed, name, {**own[name], **short}) for seed in seeds]
+        return planned
+
+    def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
+        shared = {key: value for key, value in (settings or {}).items() if key in ("spacing", "region", "size")}
+        return Cohort(**sections, chain=chain, preparation=shared, n_channels=channels.copy().pop())
+
+    trained_on = f"the {len(sections['training'])} training cases of {Path(datalist).name}"
+    return Experiment(
+        "cohort",
+        (*BASELINES, *own),
+        runs,
+        cohort,
+        measure_cohort,
+        cohort_table,
+        lambda run: {
+            "trained_on": trained_on if run.bundle else "nothing",
+            "settings_chosen": "those of the bundle, but for what the command line says" if run.bundle else "given",
+        },
+        roc_curves,
+    )
+
+
+def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
+    """What :func:`evaluate_cohort` says of a detector; the table of its cases goes into ``folder``."""
+    calibration = scorer.calibration(cohort.normals, held_out=bool(cohort.validation))
+    sources, calibrations = {run.detector: scorer.heatmap}, {run.detector: calibration}
+    found = evaluate_cohort(cohort.test, sources, folder / "evaluation", calibrations=calibrations)
+    (row,) = found["detectors"]
+    kept = {key: row[key] for key in row if key not in ("name", "cases")}
+    return {**kept, "threshold_from": calibration.source, "n_cases": found["n_cases"]}
+
+
+def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
+    """A row a detector and setting: means over seeds and their standard deviations ("... sd"), intervals over cases.
+
+    Raises:
+        InputError: if results were not measured on equal terms: other voxels, or thresholds from other normals.
+    """
+    check_equal_terms(results)
+    rows = []
+    for (detector, setting), group in grouped(results).items():
+        table = pd.json_normalize([dict(result["metrics"]) for result in group])
+        row: dict[str, Any] = {"detector": detector, "setting": setting, "seeds": len(table)}
+        for column, key in {**VOXEL_COLUMNS, **CASE_COLUMNS}.items():
+            if key not in table:
+                continue
+            row[column], row[f"{column} sd"] = float(table[key].mean()), float(table[key].std())
+            low, high = (f"intervals.{key.split('.')[-1]}.{end}" for end in ("low", "high"))
+            if key.startswith("voxels.") and low in table and table[low].notna().all():
+                row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def check_equal_terms(results: Sequence[Result]) -> None:
+    """Raise InputError if results were measured on other voxels or cases, or with thresholds from other normals."""
+    for key in ("voxels.n_voxels", "n_cases", "threshold_from"):
+        found: dict[str, str] = {}
+        for result in results:
+            value: Any = result["metrics"]
+            for part in key.split("."):
+                value = (value or {}).get(part)
+            found[str(value)] = f"{result['detector']}, {result['setting']}"
+        if len(found) > 1:
+            named = "; ".join(f"{example} has {value}" for value, example in found.items())
+            raise InputError(
+                f"the results do not share one {key.split('.')[-1]}: {named}. Rows of one table are measured on equal "
+                "terms: delete the result files of the earlier ones, and run the benchmark again."
+            )
+
+
+def roc_curves(results: Sequence[Result], folder: Path) -> None:
+    """``roc.png``: a curve for each detector and seed, with the mean AUROC in the legend."""
+    curves = {
+        f"{detector}, {setting}: {np.mean([_auroc(r) for r in group]):.3f}": [r["metrics"]["roc"] for r in group]
+        for (detector, setting), group in grouped(results).items()
+        if all("roc" in r["metrics"] for r in group)
+    }
+    if curves:
+        what = "voxels in the region" if all("voxels" in r["metrics"] for r in results) else "images"
+        roc_panels({folder.name: curves}, folder / "roc.png", what)
+
+
+def _auroc(result: Result) -> float:
+    metrics = result["metrics"]
+    return float(metrics["voxels" if "voxels" in metrics else "case_level"]["auroc"])

@@ -1,0 +1,162 @@
+"""What a benchmark compares: detectors trained from their bundles, and baselines, all asked for heatmaps alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medanomaly.errors import ConfigError
+from medanomaly.evaluation import Calibration
+from medanomaly.evaluation.cohort import label_on_scan
+from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
+from medanomaly.evaluation.normals import normals_in_words
+from medanomaly.preprocessing import brain_mri, radiograph
+from medanomaly.training import load_detector
+from medanomaly.workflows.bundles import copy_bundle, read_settings, run_bundle
+from medanomaly.workflows.settings import apply_settings
+
+Case = Mapping[str, Any]
+CHAINS: dict[str, Callable[..., Compose]] = {"brain_mri": brain_mri, "radiograph": radiograph}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a detector learns from and is tested on.
+
+    Args:
+        training: healthy cases; what touches a ``label`` is left out.
+        validation: healthy cases for early stopping and for thresholds; the training cases serve if there are none.
+        test: cases with ``label``.
+        chain: how cases are prepared: "brain_mri" or "radiograph", from paths as ``read_datalist`` gives them; None for
+            cases that are prepared already, with ``image`` (C, H, W, D) and ``region`` (1, H, W, D) as tensors.
+        preparation: arguments of the chain, the same for all rows of a table: ``spacing``, ``region``, ...
+        n_channels: images of a case.
+    """
+
+    training: Sequence[Case]
+    validation: Sequence[Case]
+    test: Sequence[Case]
+    chain: str | None = "brain_mri"
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+    n_channels: int = 1
+
+    @property
+    def normals(self) -> Sequence[Case]:
+        """The cases that thresholds come from."""
+        return self.validation or self.training
+
+    def preprocessing(self) -> Compose | None:
+        """The chain for baselines; a detector has that of its bundle."""
+        if self.chain is None:
+            return None
+        return CHAINS[self.chain](in_channels=self.n_channels, **self.preparation)
+
+
+class Scorer:
+    """A detector, or a baseline, that gives heatmaps of cases.
+
+    Args:
+        inferer: called as ``inferer(volume, network, mask=region)``.
+        network: the trained detector; None for a baseline.
+        preprocessing: the chain that prepares a case; None if cases come prepared.
+        spec: what a patch is; None for a baseline.
+    """
+
+    def __init__(
+        self,
+        inferer: Callable[..., Tensor],
+        network: Any = None,
+        preprocessing: Compose | None = None,
+        spec: Any = None,
+    ) -> None:
+        self.inferer, self.network, self.preprocessing, self.spec = inferer, network, preprocessing, spec
+        self._last: tuple[Case, NDArray[np.float32]] | None = None
+        self._of_file = None if preprocessing is None else HeatmapOnTheSpot(preprocessing, inferer, network)
+
+    def heatmap(self, case: Case) -> NDArray[np.float32]:
+        """Scores (H, W, D) on the grid of the scan, or, of a prepared case, on its own; NaN outside the region.
+
+        That of the last case is kept, as it is often asked for twice.
+        """
+        if self._last is None or self._last[0] is not case:
+            self._last = (case, self._of_file(case) if self._of_file is not None else self._of_prepared(case))
+        return self._last[1]
+
+    def _of_prepared(self, case: Case) -> NDArray[np.float32]:
+        volume, region = (torch.as_tensor(case[key]) for key in ("image", "region"))
+        scores = torch.as_tensor(self.score(volume[None], mask=region[None])[0, 0])
+        return np.asarray(torch.where(region[0] > 0, scores, torch.nan), dtype=np.float32)
+
+    def score(self, volume: Tensor, **regions: Tensor) -> Tensor:
+        """Scores (B, 1, H, W, D) of prepared volumes (B, C, H, W, D); ``regions`` as the inferer takes them."""
+        return self.inferer(volume, self.network, **regions)
+
+    def calibration(self, normals: Sequence[Case], held_out: bool) -> Calibration:
+        """Of the scores of normal cases, all voxels of the region that are free of lesion, scored as test cases are.
+
+        (``calibrate``, for cases that are to be scored in daily use, leaves out the patches that touch a lesion, too.
+        Brightness has no patches, and all rows of a table are to have their thresholds from the same voxels.)
+        """
+        scores = []
+        for case in normals:
+            heatmap = self.heatmap(case)
+            normal = np.isfinite(heatmap)
+            scores.append(heatmap[normal if case.get("label") is None else normal & ~label_on_scan(case)])
+        return Calibration.fit(scores, normals_in_words(len(normals), held_out), held_out=held_out)
+
+
+def train_scorer(
+    bundle: str, cohort: Cohort, folder: Path, seed: int, settings: Mapping[str, Any], scoring: Mapping[str, Any]
+) -> Scorer:
+    """Train a bundle on a cohort in ``folder``, or go on where an earlier training there stood, and load it.
+
+    Args:
+        bundle: its name, or its folder.
+        cohort: whose training and validation cases are used.
+        folder: becomes a bundle of its own.
+        seed: of the training.
+        settings: of the bundle, in place of its own values.
+        scoring: settings of scoring alone, such as ``sign``: several scorers can share one training.
+    """
+    if not (folder / "models" / "model.pt").exists():
+        common = {**cohort.preparation, "in_channels": cohort.n_channels, "seed": seed}
+        copy_bundle(bundle, folder, {**common, **settings}, chain=cohort.chain or "prepared")
+        cases = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
+        run_bundle(folder, "train", resume=True, **cases)
+    return load_scorer(folder, **scoring)
+
+
+def load_scorer(model: str | Path, **scoring: Any) -> Scorer:
+    """The trained detector in ``model``, with its chain and inferer, on a GPU if there is one.
+
+    Args:
+        model: folder of a bundle with ``models/model.pt``.
+        scoring: settings of its ``inference.json``: values, or objects that take their place.
+
+    Raises:
+        InputError: if there is no model.
+        ConfigError: for a setting that it does not have.
+    """
+    content = read_settings(Path(model), "inference")
+    plain = {key: value for key, value in scoring.items() if isinstance(value, str | int | float | bool)}
+    apply_settings(plain, [content], str(model))
+    for key in scoring.keys() - plain.keys():
+        if key not in content:
+            raise ConfigError(f"{model} has no setting {key!r} for scoring.")
+        content[key] = scoring[key]
+    content["bundle_root"] = str(model)
+    parser = ConfigParser(content)
+    network: Any = load_detector(parser.get_parsed_content("network_def"), Path(model) / "models" / "model.pt")
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    preprocessing = parser.get_parsed_content("preprocessing") if content.get("preprocessing") else None
+    inferer, spec = (parser.get_parsed_content(key) for key in ("inferer", "spec"))
+    return Scorer(inferer, network, preprocessing, spec)
