@@ -94,7 +94,3 @@ def write_configs(folder: Path) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8")))
-
-
-if __name__ == "__main__":
-    print("composed", *(bundle.name for bundle in write_configs(Path("bundles"))))
