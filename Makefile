@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test check coverage bench clean help
+.PHONY: demo test check coverage bench bundles clean help
 
 help:
 	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check     ruff, mypy, import layers"
 	@echo "make coverage  the tests, with coverage of the package"
 	@echo "make bench     speed and memory against named rivals and the limit of the machine (benchmarks/results/)"
+	@echo "make bundles   compose bundles/NAME/configs from bundles/common and bundles/NAME/model.json"
 	@echo "make clean     remove .venv and caches"
 
 demo: .venv/.package
@@ -34,6 +35,9 @@ coverage: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks
+
+bundles: .venv/.package
+	$(BIN)/python -c 'from pathlib import Path; from medanomaly.workflows.compose import write_configs; write_configs(Path("bundles"))'
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

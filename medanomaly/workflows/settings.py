@@ -79,6 +79,24 @@ def check_value(key: str, value: Any) -> None:
             check_value(key, item)
 
 
+def device_setting(device: str | None) -> dict[str, Any]:
+    """The setting ``device``, if a device is named and this machine has it.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if device is None:
+        return {}
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
+    return {"device": torch.device(device)}
+
+
 def _place(config: Any, parts: Sequence[str]) -> tuple[Any, Any] | None:
     """The dictionary or list that a setting goes into, and its key or index there; None if the config has none."""
     holder = config
