@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medanomaly.data import written_whole
-from medanomaly.workflows.benchmark import grouped
 from medanomaly.experiments.toy_measures import DiskHead
 from medanomaly.report import save_figure
+from medanomaly.workflows.benchmark import grouped
 
 # Madzia-Madzou & Kuijf, Table 2: AUROC for each intensity and each diameter in mm. Its GANomaly is our variant K.
 PAPER_SSIM = {

@@ -22,13 +22,13 @@ import pandas as pd
 
 from medanomaly.data import read_datalist
 from medanomaly.errors import InputError
-from medanomaly.experiments.cohort import cohort_table, measure_cohort
 from medanomaly.experiments.open_ms import by_slice, region_of_all_channels, two_patients
 from medanomaly.experiments.toy_lesions import PATCHES
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, voxel_runs
 from medanomaly.preprocessing import user_cache
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped
+from medanomaly.workflows.cohort import cohort_table, measure_cohort
 from medanomaly.workflows.scorers import Cohort, Scorer
 
 CHANNELS = {"flair": 1, "flair+t1": 2}  # images of a case that a detector of patches sees

@@ -35,10 +35,35 @@ def find_bundle(name: str | Path) -> Path:
     for place in (Path(name), _bundles() / name):
         if (place / "configs" / "metadata.json").exists():
             return place.resolve()
-    known = sorted(file.parents[1].name for file in _bundles().glob("*/configs/metadata.json"))
     raise InputError(
-        f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: {', '.join(known)}."
+        f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: "
+        f"{', '.join(bundle_names())}."
     )
+
+
+def bundle_names() -> list[str]:
+    """The bundles that come with the package."""
+    return sorted(file.parents[1].name for file in _bundles().glob("*/configs/metadata.json"))
+
+
+def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> dict[str, Any]:
+    """Those of ``settings`` that a bundle has a place for.
+
+    Raises:
+        ConfigError: for one that is not a value.
+    """
+    folder = find_bundle(name) / "configs"
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    found = {}
+    for key, value in settings.items():
+        check_value(key, value)
+        configs = [merge(json.loads((folder / f"{config}.json").read_text()), overlay) for config in CONFIGS]
+        try:
+            apply_settings({key: value}, configs, str(name))
+        except ConfigError:
+            continue
+        found[key] = value
+    return found
 
 
 def find_chain(name: str | Path) -> Path:

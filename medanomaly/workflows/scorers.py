@@ -26,6 +26,8 @@ from medanomaly.workflows.settings import apply_settings
 
 Case = Mapping[str, Any]
 CHAINS: dict[str, Callable[..., Compose]] = {"brain_mri": brain_mri, "radiograph": radiograph}
+# what makes the configs of a bundle fit a cohort, where it is not the name of the chain
+OVERLAYS: dict[str | None, str | None] = {"brain_mri": None, None: "prepared"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def train_scorer(
     """
     if not (folder / "models" / "model.pt").exists():
         common = {**cohort.preparation, "in_channels": cohort.n_channels, "seed": seed}
-        copy_bundle(bundle, folder, {**common, **settings}, chain=cohort.chain or "prepared")
+        copy_bundle(bundle, folder, {**common, **settings}, chain=OVERLAYS.get(cohort.chain, cohort.chain))
         cases = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
         run_bundle(folder, "train", resume=True, **cases)
     return load_scorer(folder, **scoring)

@@ -7,6 +7,7 @@ tissue of the training cases. Brightness heads the table, on the same voxels and
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from medanomaly.data import read_datalist
-from medanomaly.errors import InputError
+from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
 from medanomaly.report import roc_panels
-from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped, run_benchmark
 from medanomaly.workflows.bundles import bundle_names, settings_it_has
-from medanomaly.workflows.scorers import Cohort, Scorer
+from medanomaly.workflows.scorers import CHAINS, OVERLAYS, Cohort, Scorer
 
 # of the table: name and place in the metrics; what no row has is left out
 VOXEL_COLUMNS = {
@@ -37,6 +38,45 @@ CASE_COLUMNS = {
     "case specificity": "case_level.specificity",
     "case F1": "case_level.f1",
 }
+
+
+def benchmark(
+    datalist: str | Path,
+    detectors: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    output: str | Path = "results",
+    *,
+    data_root: str | Path | None = None,
+    chain: str = "brain_mri",
+    region: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reduced: bool = False,
+) -> pd.DataFrame:
+    """Train and test detectors on a cohort: ``output/cohort/`` gets a leaderboard, ROC curves, and a file a run.
+
+    Args:
+        datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
+            and 1, under ``test``.
+        detectors: baselines ("intensity", "intensity-smoothed", "intensity-equalised") and bundles; all if not given.
+        seeds: a training each; a baseline is measured once.
+        output: what is there is not run again.
+        data_root: what relative paths in the datalist start from; its own folder if not given.
+        chain: how cases are prepared: "brain_mri" or "radiograph".
+        region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; the chain's own if not given.
+        settings: for all bundles that have them, such as ``spacing`` or ``max_epochs``.
+        reduced: one epoch, to see that all works; the figures mean nothing.
+
+    Returns:
+        The leaderboard.
+
+    Raises:
+        InputError: if a file or section is missing, a name unknown, or ``output`` holds results of other settings.
+        ConfigError: for a setting that no bundle has.
+    """
+    given = {**({} if region is None else {"region": region}), **(settings or {})}
+    experiment = cohort_experiment(datalist, data_root, chain, given)
+    folder = run_benchmark(experiment, detectors, seeds, data_root, output, reduced)
+    return pd.read_csv(folder / "leaderboard.csv")
 
 
 def cohort_experiment(
@@ -62,7 +102,15 @@ def cohort_experiment(
     channels = {len(case["image"]) for cases in sections.values() for case in cases}
     if len(channels) > 1:
         raise InputError(f"{datalist}: cases have {sorted(channels)} images, but all need the same channels.")
-    own = {name: settings_it_has(name, settings or {}, chain) for name in bundle_names()}
+    if chain not in CHAINS:
+        raise ConfigError(f"chain is {chain!r}: use one of {', '.join(CHAINS)}.")
+    own = {name: settings_it_has(name, settings or {}, OVERLAYS.get(chain, chain)) for name in bundle_names()}
+    for key in settings or {}:
+        if not any(key in has for has in own.values()):
+            raise ConfigError(f"no bundle has a setting {key!r}: see the README of a bundle for those that it has.")
+
+    arguments = inspect.signature(CHAINS[chain]).parameters
+    preparation = {key: value for key, value in (settings or {}).items() if key in arguments}
 
     def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
         short = {"max_epochs": 1} if reduced else {}
@@ -73,8 +121,7 @@ def cohort_experiment(
         return planned
 
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
-        shared = {key: value for key, value in (settings or {}).items() if key in ("spacing", "region", "size")}
-        return Cohort(**sections, chain=chain, preparation=shared, n_channels=channels.copy().pop())
+        return Cohort(**sections, chain=chain, preparation=preparation, n_channels=next(iter(channels)))
 
     trained_on = f"the {len(sections['training'])} training cases of {Path(datalist).name}"
     return Experiment(
