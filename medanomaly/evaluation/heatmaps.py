@@ -49,7 +49,7 @@ class HeatmapOnTheSpot:
 
     Args:
         preprocessing: the chain that prepares a case.
-        inferer: called as ``inferer(volume, network, mask=brain)``.
+        inferer: called as ``inferer(volume, network, mask=region)``.
         network: the detector, where the inferer needs one.
     """
 
