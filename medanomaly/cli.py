@@ -174,9 +174,7 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for the results; what is there is not run again.")] = Path(
         "results"
     ),
-    chain: Annotated[
-        str, typer.Option(help="Of cohort: how cases are prepared, brain_mri or radiograph.")
-    ] = "brain_mri",
+    chain: Annotated[str, typer.Option(help="Of cohort: how to prepare, brain_mri or radiograph.")] = "brain_mri",
     brain: Annotated[
         str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")
     ] = None,

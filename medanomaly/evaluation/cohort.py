@@ -20,7 +20,14 @@ from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_of_cases
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_ranking
-from medanomaly.evaluation.cohort_voxels import Label, label_on_scan, measure_heatmaps, named_intervals, voxel_row
+from medanomaly.evaluation.cohort_voxels import (
+    Label,
+    label_on_scan,
+    measure_heatmaps,
+    named_intervals,
+    voxel_row,
+    voxels_at,
+)
 from medanomaly.evaluation.heatmaps import HeatmapSource
 from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import roc_curve
@@ -58,9 +65,10 @@ def evaluate_cohort(
         n_replicates, seed: of the bootstrap over cases.
 
     Returns:
-        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"},
-        ...], "n_cases", "bootstrap", "date", "version"}``. Without masks, a row has no ``voxels``, ``intervals`` and
-        ``roc``, but ``case_roc``; and ``case_level`` holds what needs no threshold where there is none.
+        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "at_threshold", "cases",
+        "case_level"}, ...], "n_cases", "bootstrap", "date", "version"}``. ``at_threshold`` is what a score leads to
+        that 0.5 % of normal voxels exceed. Without masks, a row has nothing of voxels, but ``case_roc``; and
+        ``case_level`` holds what needs no threshold where there is none.
 
     Raises:
         InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, two
@@ -91,6 +99,9 @@ def evaluate_cohort(
             f"{'' if has_masks else ' at a threshold'}: train the model again, or give normal cases."
         )
     for row in rows:
+        calibration = fitted[row["name"]]
+        if has_masks and calibration is not None:
+            row["at_threshold"] = voxels_at(measured[row["name"]], calibration.voxel_threshold())
         if not without or not has_masks:
             row["case_level"] = _measure_cases(
                 row["cases"], None if without else fitted[row["name"]], n_replicates, seed

@@ -12,7 +12,7 @@ import numpy as np
 from medanomaly.data import written_whole
 from medanomaly.errors import InputError
 from medanomaly.evaluation import bootstrap_over_cases
-from medanomaly.evaluation.cohort import label_on_scan
+from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.workflows.scorers import Scorer
 
 CHANNELS = ("FLAIR", "T1", "T2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ import torch
 import medanomaly
 
 
-def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_root: Path | None) -> str:
+def provenance_lines(
+    results: Sequence[Mapping[str, Any]], folder: Path, data_root: Path | None, arguments: Sequence[str] = ()
+) -> str:
     """The lines below the table: how, with what, when and where the figures were made."""
     first, folder_name = results[0], folder.name
     seeds = sorted({result["seed"] for result in results})
     changed = {key: value for result in results for key, value in result.get("changed_settings", {}).items()}
     command = (
-        f"medanomaly benchmark {first['experiment']} --detectors "
+        f"medanomaly benchmark {first['experiment']} {shlex.join(arguments)}{' ' if arguments else ''}--detectors "
         + ",".join(dict.fromkeys(result["detector"] for result in results))
         + f" --seeds {','.join(map(str, seeds))}"
         + ("" if data_root is None else f" --data-root {data_root}")

@@ -81,6 +81,7 @@ class Experiment:
         origin: what a run was trained on and how its settings were chosen: ``trained_on``, ``settings_chosen``.
         pictures: draws what it draws of all results into the folder of the experiment.
         further_table: Markdown below the leaderboard, such as the figures of the paper beside ours.
+        arguments: of the command line, that the experiment was made from.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Experiment:
     origin: Callable[[Run], dict[str, str]]
     pictures: Callable[[Sequence[Result], Path], None] = lambda results, folder: None
     further_table: Callable[[Sequence[Result]], str] | None = None
+    arguments: Sequence[str] = ()
 
 
 def run_benchmark(
@@ -197,7 +199,7 @@ def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) 
     with written_whole(folder / "leaderboard.csv") as temporary:
         frame.to_csv(temporary, index=False)
     with written_whole(folder / "leaderboard.md") as temporary:
-        parts = [markdown_table(frame), provenance_lines(results, folder, data_root)]
+        parts = [markdown_table(frame), provenance_lines(results, folder, data_root, experiment.arguments)]
         if experiment.further_table is not None:
             parts.insert(1, experiment.further_table(results))
         temporary.write_text("\n".join(parts))

@@ -8,6 +8,7 @@ tissue of the training cases. Brightness heads the table, on the same voxels and
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -109,8 +110,8 @@ def cohort_experiment(
         if not any(key in has for has in own.values()):
             raise ConfigError(f"no bundle has a setting {key!r}: see the README of a bundle for those that it has.")
 
-    arguments = inspect.signature(CHAINS[chain]).parameters
-    preparation = {key: value for key, value in (settings or {}).items() if key in arguments}
+    of_chain = inspect.signature(CHAINS[chain]).parameters
+    preparation = {key: value for key, value in (settings or {}).items() if key in of_chain}
 
     def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
         short = {"max_epochs": 1} if reduced else {}
@@ -123,6 +124,10 @@ def cohort_experiment(
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
         return Cohort(**sections, chain=chain, preparation=preparation, n_channels=next(iter(channels)))
 
+    arguments = ["--datalist", str(datalist), *(() if chain == "brain_mri" else ("--chain", chain))]
+    for key, value in (settings or {}).items():
+        shown = value if isinstance(value, str) else json.dumps(value)
+        arguments += ["--brain", shown] if key == "region" else ["--set", f"{key}={shown}"]
     trained_on = f"the {len(sections['training'])} training cases of {Path(datalist).name}"
     return Experiment(
         "cohort",
@@ -130,12 +135,13 @@ def cohort_experiment(
         runs,
         cohort,
         measure_cohort,
-        cohort_table,
+        lambda results: cohort_table(results).drop(columns="setting"),
         lambda run: {
             "trained_on": trained_on if run.bundle else "nothing",
             "settings_chosen": "those of the bundle, but for what the command line says" if run.bundle else "given",
         },
         roc_curves,
+        arguments=arguments,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medanomaly.errors import ConfigError
 from medanomaly.evaluation import Calibration
-from medanomaly.evaluation.cohort import label_on_scan
+from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
 from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.preprocessing import brain_mri, radiograph
@@ -131,7 +131,8 @@ def train_scorer(
     """
     if not (folder / "models" / "model.pt").exists():
         common = {**cohort.preparation, "in_channels": cohort.n_channels, "seed": seed}
-        copy_bundle(bundle, folder, {**common, **settings}, chain=OVERLAYS.get(cohort.chain, cohort.chain))
+        quiet = {"train#trainer#progress": False, "inferer#progress": False}
+        copy_bundle(bundle, folder, {**quiet, **common, **settings}, chain=OVERLAYS.get(cohort.chain, cohort.chain))
         cases = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
         run_bundle(folder, "train", resume=True, **cases)
     return load_scorer(folder, **scoring)
