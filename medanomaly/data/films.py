@@ -63,6 +63,26 @@ def read_picture(path: str | Path) -> MetaTensor:
     )
 
 
+def with_third_axis(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine (4, 4) of an image; a third axis without a size becomes 1 mm at right angles to the others.
+
+    Some tools write one that is 0 for an image of two axes.
+    """
+    mended: NDArray[np.float64] = affine.copy()
+    if not np.linalg.norm(mended[:3, 2]) > 0:
+        across = np.cross(*directions_of(affine)[:, :2].T)
+        mended[:3, 2] = across * (-1 if across[np.argmax(np.abs(across))] < 0 else 1)
+    return mended
+
+
+def directions_of(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
+    return directions
+
+
 def _grey(picture: Image.Image, path: str) -> NDArray[Any]:
     """The pixels (H, W) of a picture whose channels say the same."""
     if _has_16_bits(path) and picture.mode in ("LA", "RGB", "RGBA"):

@@ -14,7 +14,7 @@ from monai.transforms import LoadImage, MapTransform, ResampleToMatch
 from numpy.typing import NDArray
 
 from medanomaly.data.datalist import is_image_label
-from medanomaly.data.films import is_picture, read_picture
+from medanomaly.data.films import directions_of, is_picture, read_picture, with_third_axis
 from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
@@ -87,7 +87,7 @@ def read_volume(path: str | Path) -> MetaTensor:
     if volume.ndim == 4 and volume.shape[-1] == 1:
         volume = MetaTensor(volume[..., 0], meta=dict(volume.meta))
     if volume.ndim == 2 and affine is not None:  # of other formats it is not known which way a picture is turned
-        affine = _with_third_axis(affine)
+        affine = with_third_axis(affine)
         volume = MetaTensor(volume[..., None], meta=dict(volume.meta) | {"affine": torch.from_numpy(affine)})
     if volume.ndim != 3:
         shape = tuple(volume.shape)
@@ -101,7 +101,7 @@ def read_volume(path: str | Path) -> MetaTensor:
             "one file a volume (with fslsplit or nibabel.four_to_three, say) and list those you need as channels."
         )
     affine = volume.affine.numpy() if affine is None else affine  # as it was before the reader mended NaNs
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(_directions(affine))) > 1e-4:
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(directions_of(affine))) > 1e-4:
         raise InputError(
             f"the affine of {path} is {np.round(affine[:3], 3).tolist()}, but it must give each axis a direction and a "
             "size of its own: correct the sform and the qform of the header (with fslorient or nibabel, say), or "
@@ -134,23 +134,6 @@ def _checked_header(path: str | Path) -> NDArray[np.float64] | None:
             "itself, or write each colour to a file of its own and give them as channels."
         )
     return affine
-
-
-def _with_third_axis(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine (4, 4) of an image; a third axis without a size becomes 1 mm at right angles to the others."""
-    mended: NDArray[np.float64] = affine.copy()
-    if not np.linalg.norm(mended[:3, 2]) > 0:
-        across = np.cross(*_directions(affine)[:, :2].T)
-        mended[:3, 2] = across * (-1 if across[np.argmax(np.abs(across))] < 0 else 1)
-    return mended
-
-
-def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
-    return directions
 
 
 def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
