@@ -33,6 +33,11 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in PICTURES
 
 
+def is_jpeg(path: str | Path) -> bool:
+    """Whether a file is a JPEG picture, by its name; what was drawn in one has blurred edges."""
+    return is_picture(path) and Path(path).suffix.lower() != ".png"
+
+
 def read_picture(path: str | Path) -> MetaTensor:
     """A grey picture of H rows and W columns as a volume (W, H, 1), float32, 0 to 255, or to 65535 of 16 bits.
 

@@ -14,7 +14,7 @@ from monai.transforms import LoadImage, MapTransform, ResampleToMatch
 from numpy.typing import NDArray
 
 from medanomaly.data.datalist import is_image_label
-from medanomaly.data.films import directions_of, is_picture, read_picture, with_third_axis
+from medanomaly.data.films import directions_of, is_jpeg, is_picture, read_picture, with_third_axis
 from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
@@ -27,8 +27,9 @@ class LoadCased(MapTransform):
 
     Any format that MONAI's readers take, see :func:`read_volume`. Channels must lie on one grid. A mask on another grid
     is resampled to the image's by nearest neighbour in world space; before, it is cut at one half. NaNs (background in
-    some tools' output) become 0. A label that is a number (0: healthy, 1: not) is kept under ``image_label``, as it is:
-    ``label`` is a mask of voxels wherever it is there.
+    some tools' output) become 0. A mask of a picture, or a picture of a mask, must have the pixels of the image, as how
+    large those of a picture are is not known. A label that is a number (0: healthy, 1: not) is kept under
+    ``image_label``, as it is: ``label`` is a mask of voxels wherever it is there.
 
     Args:
         in_channels: how many channels ``image`` must have; None for any number.
@@ -160,7 +161,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
     drawn = mask.as_tensor().numpy() >= INSIDE  # NaN is not
     binary = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), meta=dict(mask.meta))
-    if not _same_grid(mask, image):
+    if is_jpeg(path):
+        raise InputError(f"{path} is a JPEG picture, which does not keep a mask as it was drawn: write it as PNG.")
+    if not _same_grid(mask, image) and (is_picture(path) or is_picture(image_path)):
+        if not _are_pixels_of(image, mask):
+            raise InputError(
+                f"{path} ({_pixels(mask)}) does not lie on the grid of {image_path} ({_pixels(image)}), and how large "
+                "the pixels of a picture are is not known: give a mask that has the pixels of the image."
+            )
+        binary = MetaTensor(binary.as_tensor(), meta=dict(image.meta))
+    elif not _same_grid(mask, image):
         resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse
         binary = MetaTensor(resampled.as_tensor(), meta=dict(image.meta))
@@ -171,6 +181,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
             )
     binary.affine = image.affine
     return binary
+
+
+def _are_pixels_of(image: MetaTensor, picture: MetaTensor) -> bool:
+    """Whether one is a picture of as many pixels as the other, and both lie as they are seen, whatever their size."""
+    seen = all(nib.aff2axcodes(volume.affine.numpy()) == ("L", "P", "S") for volume in (image, picture))
+    return seen and tuple(image.shape[-3:]) == tuple(picture.shape[-3:])
+
+
+def _pixels(volume: MetaTensor) -> str:
+    return " x ".join(map(str, volume.shape[-3:]))
 
 
 def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:
