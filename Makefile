@@ -3,9 +3,13 @@ PYTHON ?= python3
 # The CPU build of torch is 0.2 GB; the default of the package index on Linux brings gigabytes of CUDA. For a GPU: make demo TORCH_INDEX=https://pypi.org/simple
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# The tests run in two processes, which steal work from each other. In one, in the order of the files: make test PROCESSES=0
+PROCESSES ?= 2
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 .PHONY: demo test check coverage bench clean help
 
@@ -21,7 +25,7 @@ demo: .venv/.package
 	$(BIN)/medanomaly demo --output demo
 
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 coverage: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov
+	$(PYTEST) --cov
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks
