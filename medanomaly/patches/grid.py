@@ -20,6 +20,10 @@ def patch_window(patch_size: int, stride: int, spatial_dims: int) -> tuple[tuple
 
     Returns:
         ``((1, p, p), (1, s, s))`` for ``spatial_dims=2`` and ``((p, p, p), (s, s, s))`` for ``spatial_dims=3``.
+
+    Examples:
+        >>> patch_window(16, stride=4, spatial_dims=2)
+        ((1, 16, 16), (1, 4, 4))
     """
     if spatial_dims not in (2, 3):
         raise ConfigError(f"spatial_dims is {spatial_dims}, but patches are 2-D or 3-D: set it to 2 or 3.")
@@ -68,6 +72,13 @@ class PatchGrid:
 
     Raises:
         ConfigError: if the volume is smaller than the window along an axis.
+
+    Examples:
+        >>> grid = PatchGrid((3, 20, 22), window=(1, 16, 16), stride=(1, 4, 4))
+        >>> grid.shape, len(grid)
+        ((3, 2, 3), 18)
+        >>> grid.starts[2].tolist()  # the last patch snaps to the border
+        [0, 4, 6]
     """
 
     def __init__(self, image_size: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> None:
