@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: demo test check coverage bench clean help
+.PHONY: demo test check coverage bench docs clean help
 
 help:
 	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check     ruff, mypy, import layers"
 	@echo "make coverage  the tests, with coverage of the package"
 	@echo "make bench     speed and memory against named rivals and the limit of the machine (benchmarks/results/)"
+	@echo "make docs      the site, in site/; a warning is an error"
 	@echo "make clean     remove .venv and caches"
 
 demo: .venv/.package
@@ -39,8 +40,12 @@ coverage: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks
 
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html; to search in it, too: $(BIN)/python -m http.server --directory site, and localhost:8000"
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf site .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
@@ -56,4 +61,8 @@ clean:
 
 .venv/.dev: .venv/.torch $(SETUP)
 	@PIP_CONSTRAINT=constraints.txt $(PIP) install -e '.[dev]'
+	@touch $@ .venv/.package
+
+.venv/.docs: .venv/.torch $(SETUP)
+	@PIP_CONSTRAINT=constraints.txt $(PIP) install -e '.[docs]'
 	@touch $@ .venv/.package
