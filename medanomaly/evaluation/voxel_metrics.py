@@ -36,7 +36,7 @@ def in_region(heatmap: npt.NDArray[Any], label: npt.NDArray[Any]) -> tuple[Score
         InputError: when the shapes differ, or no voxel of the heatmap is finite.
 
     Examples:
-        >>> in_brain(np.array([[np.nan, 0.2], [0.9, np.nan]]), np.array([[0, 0], [1, 1]]))
+        >>> in_region(np.array([[np.nan, 0.2], [0.9, np.nan]]), np.array([[0, 0], [1, 1]]))
         (array([0.2, 0.9]), array([False,  True]))
     """
     if heatmap.shape != label.shape:
