@@ -147,7 +147,7 @@ class PatchScoreInferer(Inferer):
     def _score_plane(
         self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of a volume (C, S0, S1, S2), which may be smaller than a patch, and their scores (rows, S1, S2)."""
+        """Yield rows of a volume (C, S0, S1, S2), maybe smaller than a patch, and their scores (rows, S1, S2)."""
         size = volume.shape[1:]
         volume, *regions = (pad_to_window(v, self.spec.window) for v in (volume, *regions))
         before = [(padded - length) // 2 for padded, length in zip(volume.shape[1:], size, strict=True)]
