@@ -28,7 +28,7 @@ PAPER_SETTINGS = {
     "A": ((1.0, 50.0, 1.0), 2e-4, "bce", "encoder"),
     "K": ((1.0, 70.0, 10.0), 2e-3, "wgan-gp", "modified"),
 }
-# Madzia-Madzou & Kuijf do not give K's layers. With ours and a gradient penalty, their rate of 2e-3 lets losses diverge.
+# Madzia-Madzou & Kuijf do not give K's layers. With ours and a gradient penalty, at their rate of 2e-3 losses diverge.
 WGAN_GP_LEARNING_RATE = 5e-4
 
 
