@@ -33,6 +33,11 @@ def is_picture(path: str | Path) -> bool:
     return Path(path).suffix.lower() in PICTURES
 
 
+def is_jpeg(path: str | Path) -> bool:
+    """Whether a file is a JPEG picture, by its name; what was drawn in one has blurred edges."""
+    return is_picture(path) and Path(path).suffix.lower() != ".png"
+
+
 def read_picture(path: str | Path) -> MetaTensor:
     """A grey picture of H rows and W columns as a volume (W, H, 1), float32, 0 to 255, or to 65535 of 16 bits.
 
@@ -61,6 +66,26 @@ def read_picture(path: str | Path) -> MetaTensor:
     return MetaTensor(
         volume, affine=torch.from_numpy(AS_SEEN), meta={MONAI_NAME: str(path), "original_affine": AS_SEEN}
     )
+
+
+def with_third_axis(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine (4, 4) of an image; a third axis without a size becomes 1 mm at right angles to the others.
+
+    Some tools write one that is 0 for an image of two axes.
+    """
+    mended: NDArray[np.float64] = affine.copy()
+    if not np.linalg.norm(mended[:3, 2]) > 0:
+        across = np.cross(*directions_of(affine)[:, :2].T)
+        mended[:3, 2] = across * (-1 if across[np.argmax(np.abs(across))] < 0 else 1)
+    return mended
+
+
+def directions_of(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
+    columns = affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
+    return directions
 
 
 def _grey(picture: Image.Image, path: str) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from monai.transforms import LoadImage, MapTransform, ResampleToMatch
 from numpy.typing import NDArray
 
 from medanomaly.data.datalist import is_image_label
-from medanomaly.data.films import is_picture, read_picture
+from medanomaly.data.films import directions_of, is_jpeg, is_picture, read_picture, with_third_axis
 from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
@@ -27,8 +27,9 @@ class LoadCased(MapTransform):
 
     Any format that MONAI's readers take, see :func:`read_volume`. Channels must lie on one grid. A mask on another grid
     is resampled to the image's by nearest neighbour in world space; before, it is cut at one half. NaNs (background in
-    some tools' output) become 0. A label that is a number (0: healthy, 1: not) is kept under ``image_label``, as it is:
-    ``label`` is a mask of voxels wherever it is there.
+    some tools' output) become 0. A mask of a picture, or a picture of a mask, must have the pixels of the image, as how
+    large those of a picture are is not known. A label that is a number (0: healthy, 1: not) is kept under
+    ``image_label``, as it is: ``label`` is a mask of voxels wherever it is there.
 
     Args:
         in_channels: how many channels ``image`` must have; None for any number.
@@ -87,7 +88,7 @@ def read_volume(path: str | Path) -> MetaTensor:
     if volume.ndim == 4 and volume.shape[-1] == 1:
         volume = MetaTensor(volume[..., 0], meta=dict(volume.meta))
     if volume.ndim == 2 and affine is not None:  # of other formats it is not known which way a picture is turned
-        affine = _with_third_axis(affine)
+        affine = with_third_axis(affine)
         volume = MetaTensor(volume[..., None], meta=dict(volume.meta) | {"affine": torch.from_numpy(affine)})
     if volume.ndim != 3:
         shape = tuple(volume.shape)
@@ -101,7 +102,7 @@ def read_volume(path: str | Path) -> MetaTensor:
             "one file a volume (with fslsplit or nibabel.four_to_three, say) and list those you need as channels."
         )
     affine = volume.affine.numpy() if affine is None else affine  # as it was before the reader mended NaNs
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(_directions(affine))) > 1e-4:
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(directions_of(affine))) > 1e-4:
         raise InputError(
             f"the affine of {path} is {np.round(affine[:3], 3).tolist()}, but it must give each axis a direction and a "
             "size of its own: correct the sform and the qform of the header (with fslorient or nibabel, say), or "
@@ -136,23 +137,6 @@ def _checked_header(path: str | Path) -> NDArray[np.float64] | None:
     return affine
 
 
-def _with_third_axis(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine (4, 4) of an image; a third axis without a size becomes 1 mm at right angles to the others."""
-    mended: NDArray[np.float64] = affine.copy()
-    if not np.linalg.norm(mended[:3, 2]) > 0:
-        across = np.cross(*_directions(affine)[:, :2].T)
-        mended[:3, 2] = across * (-1 if across[np.argmax(np.abs(across))] < 0 else 1)
-    return mended
-
-
-def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
-    return directions
-
-
 def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
     """Volumes on one grid as channels: (C, H, W, D) float32 with the header of the first."""
     volumes = [read_volume(path) for path in paths]
@@ -177,7 +161,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
     drawn = mask.as_tensor().numpy() >= INSIDE  # NaN is not
     binary = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), meta=dict(mask.meta))
-    if not _same_grid(mask, image):
+    if is_jpeg(path):
+        raise InputError(f"{path} is a JPEG picture, which does not keep a mask as it was drawn: write it as PNG.")
+    if not _same_grid(mask, image) and (is_picture(path) or is_picture(image_path)):
+        if not _are_pixels_of(image, mask):
+            raise InputError(
+                f"{path} ({_pixels(mask)}) does not lie on the grid of {image_path} ({_pixels(image)}), and how large "
+                "the pixels of a picture are is not known: give a mask that has the pixels of the image."
+            )
+        binary = MetaTensor(binary.as_tensor(), meta=dict(image.meta))
+    elif not _same_grid(mask, image):
         resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse
         binary = MetaTensor(resampled.as_tensor(), meta=dict(image.meta))
@@ -188,6 +181,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
             )
     binary.affine = image.affine
     return binary
+
+
+def _are_pixels_of(image: MetaTensor, picture: MetaTensor) -> bool:
+    """Whether one is a picture of as many pixels as the other, and both lie as they are seen, whatever their size."""
+    seen = all(nib.aff2axcodes(volume.affine.numpy()) == ("L", "P", "S") for volume in (image, picture))
+    return seen and tuple(image.shape[-3:]) == tuple(picture.shape[-3:])
+
+
+def _pixels(volume: MetaTensor) -> str:
+    return " x ".join(map(str, volume.shape[-3:]))
 
 
 def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:

@@ -17,7 +17,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from PIL import Image
 
-from medanomaly.data.films import is_picture
+from medanomaly.data.films import is_picture, with_third_axis
 from medanomaly.errors import InputError
 
 
@@ -104,10 +104,12 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
         shape = (*reference.shape, 1)[:3]  # an image is a volume of one slice
         if shape != volume.shape:
             raise InputError(f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {shape}.")
-        image = nib.Nifti1Image(np.asarray(volume, np.float32), reference.affine)
+        grid = with_third_axis(reference.affine)
+        image = nib.Nifti1Image(np.asarray(volume, np.float32), grid)
         image.header["xyzt_units"] = reference.header["xyzt_units"]
+        whole = np.array_equal(grid, reference.affine)
         for get, put in (("get_sform", "set_sform"), ("get_qform", "set_qform")):
-            matrix, code = getattr(reference, get)(coded=True)
+            matrix, code = getattr(reference if whole else image, get)(coded=True)
             getattr(image, put)(matrix, int(code))
     with written_whole(path) as temporary:
         nib.save(image, temporary)

@@ -47,6 +47,12 @@ def bootstrap_over_cases(
 
     Raises:
         InputError: when the numbers of cases differ, or as `voxel_metrics` for a case, or for a setting out of range.
+
+    Examples:
+        >>> labels = np.array([0, 0, 0, 1])
+        >>> cases = [np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.2, 0.3, 0.0])]  # found, and missed
+        >>> bootstrap_over_cases(cases, [labels, labels])["auroc"]
+        (0.0, 1.0)
     """
     if len(scores) != len(labels):
         raise InputError(f"{len(scores)} cases have scores and {len(labels)} labels. Give one array of each a case.")

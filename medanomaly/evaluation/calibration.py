@@ -34,6 +34,14 @@ class Calibration:
         source: a sentence that says which cases it was fitted on.
         settings: what the scores depend on (spacing, patch size, ...); scores made with others mean something else.
         held_out: whether the detector has never seen these cases; if it has, no rate holds for new ones.
+
+    Examples:
+        >>> cases = [np.linspace(0, highest, 1001) for highest in (1.0, 1.1, 1.2)]
+        >>> normals = Calibration.fit(cases, "three made normals")
+        >>> normals.percentile(np.array([0.0, 5.0])).tolist()
+        [0.0, 100.0]
+        >>> round(normals.case_threshold(), 3), normals.case_rate()  # of three normals, no less can be promised
+        (1.195, 0.25)
     """
 
     probabilities: tuple[float, ...]

@@ -26,6 +26,10 @@ def case_score(scores: npt.NDArray[Any], top_fraction: float = 0.01) -> float:
 
     Raises:
         InputError: when there is no score, one is NaN or infinite, or the fraction lies outside (0, 1].
+
+    Examples:
+        >>> case_score(np.arange(1000.0))  # the mean of 990 to 999
+        994.5
     """
     scores = np.ravel(scores)
     if scores.size == 0 or not np.isfinite(scores).all():
@@ -63,6 +67,11 @@ def case_metrics(scores: npt.NDArray[Any], abnormal: npt.NDArray[Any], threshold
 
     Raises:
         InputError: when the shapes differ, there is no case, or a score or the threshold is NaN or a score infinite.
+
+    Examples:
+        >>> metrics = case_metrics(np.array([0.2, 0.9, 0.7]), np.array([0, 1, 1]), threshold=0.8)
+        >>> metrics["auroc"], metrics["sensitivity"], metrics["specificity"]
+        (1.0, 0.5, 1.0)
     """
     scores, abnormal = np.asarray(scores), np.asarray(abnormal, dtype=bool)
     if math.isnan(threshold):

@@ -34,6 +34,10 @@ def in_region(heatmap: npt.NDArray[Any], label: npt.NDArray[Any]) -> tuple[Score
 
     Raises:
         InputError: when the shapes differ, or no voxel of the heatmap is finite.
+
+    Examples:
+        >>> in_region(np.array([[np.nan, 0.2], [0.9, np.nan]]), np.array([[0, 0], [1, 1]]))
+        (array([0.2, 0.9]), array([False,  True]))
     """
     if heatmap.shape != label.shape:
         raise InputError(
@@ -113,6 +117,11 @@ def voxel_metrics(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[st
         InputError: when the shapes differ, nothing is given, or a score is NaN or infinite.
 
     Best Dice follows Meissen et al. 2021 (arXiv 2109.06023), over every threshold instead of 100.
+
+    Examples:
+        >>> metrics = voxel_metrics(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+        >>> metrics["auroc"], round(metrics["average_precision"], 3), metrics["best_dice"]
+        (0.75, 0.833, 0.8)
     """
     scores, labels = check_scores(scores, labels)
     counts = _count(scores, labels)
@@ -140,6 +149,10 @@ def dice_at(scores: npt.NDArray[Any], labels: npt.NDArray[Any], threshold: float
     """Dice of the voxels whose score is greater than (not equal to) the threshold, in 0..1.
 
     Scores (N,) and labels (N,) are those of `voxel_metrics`, and so are the errors raised. Nan without lesion voxels.
+
+    Examples:
+        >>> dice_at(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]), threshold=0.3)
+        0.8
     """
     scores, labels = check_scores(scores, labels)
     called = scores > threshold
@@ -163,6 +176,11 @@ def roc_curve(scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int 
 
     Raises:
         InputError: as `voxel_metrics`, and when n_points < 2 or a class is missing.
+
+    Examples:
+        >>> fpr, tpr = roc_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+        >>> fpr.tolist(), tpr.tolist()
+        ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
     """
     scores, labels = check_scores(scores, labels)
     counts = _count(scores, labels)

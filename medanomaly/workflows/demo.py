@@ -13,14 +13,16 @@ from medanomaly.data import demo_cohort, heatmap_path, read_datalist, require_fo
 from medanomaly.errors import InputError
 from medanomaly.workflows.evaluate import compare
 from medanomaly.workflows.score import score
+from medanomaly.workflows.settings import check_value
 from medanomaly.workflows.train import train
 
 DETECTORS: dict[str, dict[str, Any]] = {  # bundle -> its settings: small, for two cores and four minutes
-    "ganomaly": {"max_epochs": 8, "patches_per_epoch": 6400, "patience": 4},
+    "ganomaly": {"max_epochs": 6, "patches_per_epoch": 6400, "stride": 8},
     "fusion": {
-        "max_epochs": 4,
-        "patches_per_epoch": 1600,
+        "max_epochs": 3,
+        "patches_per_epoch": 800,
         "patch_size": 32,
+        "stride": 24,
         "members": [
             {"detector": "denoising_autoencoder", "features": 8},
             {"detector": "synthetic_anomalies", "features": 8},
@@ -45,6 +47,8 @@ def demo(output: str | Path = "demo", seed: int = 0, settings: Mapping[str, Any]
         InputError: if ``output`` is a file, or holds something else than an earlier demo with the same seed, or
             settings are given for one whose training has begun.
     """
+    for key, value in (settings or {}).items():
+        check_value(key, value)
     require_folder(output)
     output = Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "cohort").is_dir():

@@ -83,9 +83,8 @@ def compare(
             cases = parser.get_parsed_content("cases")
     if len(set(names)) < len(names):
         raise InputError(f"the detectors to compare are {', '.join(names)}: give each of them once.")
-    result = evaluate_cohort(cases, sources, output, calibrations=calibrations)
-    write_evaluation(result, output)
-    return result
+    write_evaluation(evaluate_cohort(cases, sources, output, calibrations=calibrations), output)
+    return dict(json.loads((Path(output) / "metrics.json").read_text()))
 
 
 def _of_scores(

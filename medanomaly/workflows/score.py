@@ -77,7 +77,8 @@ def score(
     bundles.run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     table = pd.read_csv(output / "cases.csv", dtype={"case": str}).set_index("case")
     table = table.loc[[case["case"] for case in cases]].reset_index()
-    return table.assign(display=[str(heatmap_path(output, case, "display")) for case in table["case"]])
+    folders = [heatmap_path(output, case).parent for case in table["case"]]
+    return table.assign(display=[str(next(folder.glob(f"{folder.name}_display.*"))) for folder in folders])
 
 
 def sign_setting(model: Path, sign: str | None) -> dict[str, str]:

@@ -43,7 +43,7 @@ def apply_settings(settings: Mapping[str, Any], configs: Sequence[dict[str, Any]
             present = _inside(holder, name)
             if isinstance(present, dict) and "_target_" in json.dumps(present, default=str):
                 names = ", ".join(f"{key}#{part}" for part in _names(present))
-                raise ConfigError(f"{key} of {where} is no single value: set one of {names}.")
+                raise ConfigError(f"{key} of {where} is not a single value: set one of {names}.")
             holder[name] = value
 
 

@@ -462,6 +462,23 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
         assert words in capsys.readouterr().err
 
 
+def test_options_reach_the_workflow_as_they_were_given(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple] = []
+    for name in ("score", "evaluate"):
+        monkeypatch.setattr(
+            f"medanomaly.workflows.{name}", lambda *given, name=name, **named: called.append((name, given, named))
+        )
+    assert command("score", "a.nii", "b.nii", "--model", "m", "--output", "o", "--region", "all", "--sign", "dark") == 0
+    assert command("evaluate", "--datalist", "d.json", "--scores", "o", "--brain", "x {mask}", "--section", "s") == 0
+    (_, scored, options), (_, evaluated, named) = called
+    assert scored == ([Path("a.nii"), Path("b.nii")], Path("m"), Path("o"))
+    assert (options["region"], options["sign"], options["amp"], options["datalist"]) == ("all", "dark", False, None)
+    assert evaluated == (Path("d.json"), Path("o"))
+    assert (named["region"], named["section"], named["model"]) == ("x {mask}", "s", None)
+
+
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 @pytest.mark.parametrize("verb", ["demo", "train", "score", "evaluate", "benchmark"])
 def test_an_output_that_is_a_file_is_refused_before_any_work(

@@ -131,3 +131,32 @@ def test_a_number_as_label_stays_a_number_apart_from_masks(tmp_path):
         case = LoadCased(1)({"image": str(tmp_path / "a.png"), "label": label, "region": str(tmp_path / "mask.png")})
         assert case["image_label"] == label and "label" not in case
     np.testing.assert_array_equal(case["region"][0, ..., 0].T, film() > 40)
+
+
+def test_a_mask_of_a_film_has_its_pixels(tmp_path, radiograph_writer):
+    drawn = (film() > 40).astype(np.uint8)
+    Image.fromarray(film()).save(tmp_path / "a.png")
+    radiograph_writer(tmp_path / "a.dcm", film(4095, np.uint16), "MONOCHROME2", spacing=(0.3, 0.2))
+    Image.fromarray(255 * drawn).save(tmp_path / "mask.png")
+    nib.save(nib.Nifti1Image(drawn.T[..., None], AS_SEEN), tmp_path / "mask.nii")
+    Image.fromarray(255 * drawn[::2, ::2]).save(tmp_path / "small.png")
+    Image.fromarray(255 * drawn).save(tmp_path / "mask.jpg")
+    nib.save(nib.Nifti1Image(drawn, np.eye(4)), tmp_path / "other.nii")
+
+    def read(image, mask):
+        return LoadCased()({"image": str(tmp_path / image), "label": str(tmp_path / mask)})["label"]
+
+    for image, mask in (("a.png", "mask.png"), ("a.dcm", "mask.png"), ("a.png", "mask.nii")):
+        found = read(image, mask)
+        np.testing.assert_array_equal(found[0, ..., 0].T, drawn)
+        np.testing.assert_array_equal(found.affine, read_volume(tmp_path / image).affine)
+    for image, mask in (
+        ("a.png", "small.png"),
+        ("a.dcm", "small.png"),
+        ("a.png", "other.nii"),
+        ("other.nii", "mask.png"),
+    ):
+        with pytest.raises(InputError, match=f"{mask} .* does not lie on the grid of .*{image}.* has the pixels of"):
+            read(image, mask)
+    with pytest.raises(InputError, match=r"mask\.jpg is a JPEG picture, .* write it as PNG"):
+        read("a.png", "mask.jpg")

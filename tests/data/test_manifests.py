@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medanomaly.data import datalist_from_manifest, manifest_names, read_datalist, read_manifest
+from medanomaly.data import datalist_from_manifest, manifest_names, read_datalist, read_manifest, read_volume
 from medanomaly.errors import InputError
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -141,3 +141,4 @@ def test_every_manifest_fits_its_data(name):
     assert datalist["training"] and datalist["test"]
     files = [image for cases in datalist.values() for case in cases for image in case["image"]]
     assert len(set(files)) == len(files)
+    assert read_volume(datalist["training"][0]["image"][0]).ndim == 3

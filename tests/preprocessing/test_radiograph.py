@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medanomaly.data import display_path, heatmap_path
 from medanomaly.errors import ConfigError, InputError
+from medanomaly.evaluation import HeatmapFolder
 from medanomaly.preprocessing import FillOutsided, heatmap_to_scan, radiograph
 
 ROWS, COLUMNS = 36, 60
@@ -172,8 +173,13 @@ def test_without_a_calibration_a_display_runs_from_the_lowest_score_to_the_highe
     np.testing.assert_array_equal(found, [0, 128, 255])
 
 
-@pytest.mark.parametrize("name", ["a.dcm", "a.nii.gz"])
+@pytest.mark.parametrize("name", ["a.dcm", "a.nii.gz", "flat.nii"])
 def test_the_files_of_other_films_are_nifti(files, name):
+    header = nib.Nifti1Image(film().T, np.eye(4)).header  # some tools write a third axis of no size
+    header["sform_code"], header["qform_code"] = 1, 0
+    header["srow_x"], header["srow_y"], header["srow_z"] = (-0.2, 0, 0, 0), (0, -0.3, 0, 0), (0, 0, 0, 0)
+    header.set_data_offset(352)
+    (files / "flat.nii").write_bytes(header.binaryblock + bytes(4) + film().T.tobytes(order="F"))
     chain = radiograph(1, (24, 30))
     prepared = chain(case_of(files, name))
     heatmap_to_scan(chain, files / "out")({**prepared, "pred": prepared["image"].as_tensor()})
@@ -181,3 +187,16 @@ def test_the_files_of_other_films_are_nifti(files, name):
         written = nib.load(heatmap_path(files / "out", "s1", kind))
         assert written.shape == (COLUMNS, ROWS, 1)
         np.testing.assert_allclose(np.diag(written.affine), [-0.2, -0.3, 1, 1], atol=1e-6)
+    assert HeatmapFolder(files / "out")(case_of(files, name)).shape == (COLUMNS, ROWS, 1)
+
+
+def test_the_region_of_a_film_is_not_called_a_brain(files, recwarn):
+    chain = radiograph(1, region="given")
+    with pytest.raises(RuntimeError) as error:
+        chain(case_of(files))
+    assert "a.png has no region mask: name one under 'region', or choose another region ('all'" in str(
+        error.value.__cause__
+    )
+    Image.fromarray(np.full((ROWS, COLUMNS), 255, np.uint8)).save(files / "everything.png")
+    chain(case_of(files, region=str(files / "everything.png")))
+    assert not [warning for warning in recwarn if "mask covers" in str(warning.message)]

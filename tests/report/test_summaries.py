@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -59,3 +61,16 @@ def test_where_all_is_fine_the_table_is_what_it_was(cases, tmp_path, calibration
     fine = summarise_case(cases[0], tmp_path, calibration)
     without = {key: value for key, value in fine.items() if key not in ("region_fraction", "warning")}
     assert score_table([fine], "1 case").caption == score_table([without], "1 case").caption == "case threshold: 1 case"
+
+
+def test_of_a_film_and_where_all_was_asked_for_no_share_is_odd(cases, tmp_path, calibration):
+    everything = cases[1]
+    assert summarise_case(everything, tmp_path, calibration)["warning"]
+    run = {"model": "made", "sign": "both", "region": "all", "cases": []}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert summarise_case(everything, tmp_path, calibration)["warning"] == ""
+    (tmp_path / "run.json").write_text(json.dumps(run | {"region": "given"}))
+    assert summarise_case(everything, tmp_path, calibration)["warning"]
+    file = heatmap_path(tmp_path, "everything")
+    nib.save(nib.Nifti1Image(np.zeros((10, 10, 1), np.float32), np.eye(4)), file)
+    assert summarise_case(everything, tmp_path, calibration)["warning"] == ""
