@@ -153,7 +153,7 @@ def measure(setting: Setting, device: torch.device) -> dict[str, float | None]:
     inferer(made_volume((small, small, 16)), detector, mask=torch.ones(1, 1, small, small, 16))  # loads the libraries
     volume, mask = made_volume((setting.side,) * 3), ellipse_mask((setting.side,) * 3)
     _return_free_memory()
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     if before is not None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 
@@ -165,7 +165,7 @@ def measure(setting: Setting, device: torch.device) -> dict[str, float | None]:
     patches *= setting.cases
     bare = _seconds_of_the_network(detector, patches, device)
     seconds = seconds_of(score_cases, device)
-    peak, heatmap = _status("VmHWM"), 4 * volume.numel()
+    peak, heatmap = status_bytes("VmHWM"), 4 * volume.numel()
     bare = (bare + _seconds_of_the_network(detector, patches, device)) / 2
     model = sum(t.numel() * t.element_size() for t in detector.state_dict().values())
     return {
@@ -187,7 +187,7 @@ def _seconds_of_the_network(detector: GANomaly, patches: int, device: torch.devi
     return seconds * patches / (times * len(batch))
 
 
-def _status(field: str) -> int | None:
+def status_bytes(field: str) -> int | None:
     """A line of /proc/self/status in bytes; None where there is no such file."""
     if not STATUS.exists():
         return None

@@ -1,4 +1,4 @@
-"""Where the patches of a volume lie, which of them touch the brain, and how their scores go back to voxels."""
+"""Where the patches of a volume lie, which of them touch the region, and how their scores go back to voxels."""
 
 from __future__ import annotations
 
@@ -90,13 +90,27 @@ class PatchGrid:
             counts = self._product(counts, axis, contract=1)
         return counts >= max(min_fraction * prod(self.window), 0.5)
 
-    def gather(self, volume: Tensor, index: Tensor) -> Tensor:
-        """The patches with flat grid positions ``index`` (N,) of a volume (C, S0, S1, S2): (N, C, w0, w1, w2)."""
+    def gather(self, volume: Tensor, index: Tensor, slices: int = 1, before: int = 0) -> Tensor:
+        """The patches with flat grid positions ``index`` (N,) of a volume (C, S0, S1, S2): (N, C, w0, w1, w2).
+
+        Args:
+            volume: where the patches lie.
+            index: which patches.
+            slices: of windows of one slice, how many neighbouring slices to take, with the window's own in the middle:
+                (N, C, slices, w1, w2). Slices outside the volume are zeros.
+            before: rows that ``volume`` has before the first row of the grid, to take neighbours from; it may have some
+                behind the last one, too.
+        """
         windows = volume
         for axis, w in enumerate(self.window):
             windows = windows.unfold(1 + axis, w, 1)
         i, j, k = self._starts_of(index)
-        return windows[:, i, j, k].transpose(0, 1).contiguous()
+        if slices == 1:
+            return windows[:, i + before if before else i, j, k].transpose(0, 1).contiguous()
+        rows = i[:, None] + torch.arange(before - slices // 2, before + slices // 2 + 1, device=index.device)
+        outside = (rows < 0) | (rows >= volume.shape[1])
+        stacks = windows[:, rows.clamp(0, volume.shape[1] - 1), j[:, None], k[:, None]].squeeze(3)
+        return stacks.transpose(0, 1).masked_fill_(outside[:, None, :, None, None], 0.0).contiguous()
 
     def sum_of_covering(self, scores: Tensor) -> Tensor:
         """For each voxel, the sum of the numbers (n0, n1, n2) of the patches that cover it: (S0, S1, S2).
@@ -135,6 +149,15 @@ class PatchGrid:
         cover = ((offset >= 0) & (offset < self.window[axis])).to(values.dtype)
         product: Tensor = torch.tensordot(values, cover, dims=([axis], [contract]))
         return product.movedim(-1, axis)
+
+
+def near(touching: Tensor, slices: int) -> Tensor:
+    """Which patches (n0, n1, n2) touch something in any of the ``slices`` slices that they carry (see ``gather``)."""
+    found = touching.clone()
+    for step in range(1, min(slices // 2, len(touching) - 1) + 1):
+        found[step:] |= touching[:-step]
+        found[:-step] |= touching[step:]
+    return found
 
 
 def pad_to_window(volume: Tensor, window: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Volume in, voxel heatmap out: every patch that touches the brain is scored, and the scores are stitched."""
+"""Volume in, voxel heatmap out: every patch that touches the region is scored, and the scores are stitched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medanomaly.errors import InputError, check_count
-from medanomaly.patches.grid import PatchGrid, pad_to_window, slice_axis_first
-from medanomaly.patches.layout import channels_last, plain, prepare_network
+from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_first
+from medanomaly.patches.layout import channels_last, for_network, plain, prepare_network
 from medanomaly.patches.spec import PatchSpec
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
@@ -23,10 +23,13 @@ BATCH_VOXELS = {"cpu": {2: 2**16, 3: 2**18}, "cuda": {2: 2**22, 3: 2**22}}
 class PatchScoreInferer(Inferer):
     """Mean score of the patches that cover each voxel, called like any MONAI inferer: ``inferer(volume, network)``.
 
-    Only patches that touch the brain are visited, in batches of fixed size. The result equals a loop over all patches
+    Only patches that touch the region are visited, in batches of fixed size. The result equals a loop over all patches
     and ``monai.inferers.sliding_window_inference`` (Madzia-Madzou & Kuijf, section 2.2.2: overlapping transversal
     patches, stride 4). The volume is worked on in slabs, so that the memory used hardly depends on its size, and may
     stay on the CPU while the network is on a GPU.
+
+    Patches that carry neighbouring slices (``spec.slices``) are visited if their middle slice touches the region, and
+    their score belongs to that slice.
 
     Args:
         spec: what a patch is; the last one of a row snaps to the border, and several planes are averaged.
@@ -66,10 +69,11 @@ class PatchScoreInferer(Inferer):
 
         Args:
             inputs: (B, C, H, W, D), in RAS if the planes' names are to hold.
-            network: patches (N, C, p, p[, p]) to scores (N, 1), or to a map (N, 1, p, p[, p]). The weights of a module
-                are laid out channels_last, in place; their values stay.
-            mask: brain (B, 1, H, W, D); if not given, the voxels that are not 0 in some channel.
-            exclude: (B, 1, H, W, D); patches that touch it are not visited (lesions, where normal tissue is scored).
+            network: patches (N, C * slices, p, p) or (N, C, p, p, p) to scores (N, 1), or to a map (N, 1, p, p[, p]).
+                The weights of a module are laid out channels_last, in place; their values stay.
+            mask: region (B, 1, H, W, D); if not given, the voxels that are not 0 in some channel.
+            exclude: (B, 1, H, W, D); patches that touch it in any of their slices are not visited (lesions, where
+                normal tissue is scored).
 
         Returns:
             (B, 1, H, W, D) float32 on the CPU; NaN where no visited patch lies.
@@ -80,9 +84,11 @@ class PatchScoreInferer(Inferer):
         """
         if inputs.ndim != 5:
             raise InputError(f"the volume has shape {tuple(inputs.shape)}, but (batch, channel, H, W, D) is needed.")
-        needed = getattr(network, "in_channels", inputs.shape[1])
-        if needed != inputs.shape[1]:
-            raise InputError(f"the volume has {inputs.shape[1]} channel(s), but the detector takes {needed}.")
+        channels = inputs.shape[1] * self.spec.slices
+        needed = getattr(network, "in_channels", channels)
+        if needed != channels:
+            stacked = "" if self.spec.slices == 1 else f", {channels} in patches of {self.spec.slices} slices"
+            raise InputError(f"the volume has {inputs.shape[1]} channel(s){stacked}, but the detector takes {needed}.")
         volumes = plain(inputs)
         masks = (volumes != 0).any(dim=1, keepdim=True) if mask is None else plain(mask)
         regions = {"mask": masks} if exclude is None else {"mask": masks, "region to exclude": plain(exclude)}
@@ -122,16 +128,14 @@ class PatchScoreInferer(Inferer):
     ) -> Tensor:
         """Heatmap (H, W, D) of one volume (C, H, W, D): the mean over the planes that cover a voxel.
 
-        ``regions``, each (1, H, W, D): the brain and, if there is one, the region to exclude.
+        ``regions``, each (1, H, W, D): the region of interest and, if there is one, the region to exclude.
         """
-        size = volume.shape[1:]
-        volume, *regions = (pad_to_window(v, (self.spec.patch_size,) * 3) for v in (volume, *regions))
         heatmap = torch.full(volume.shape[1:], torch.nan)
         planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.spec.cuts) > 1 else None
         for plane in self.spec.cuts:
             turned, *where = (slice_axis_first(v, plane) for v in (volume, *regions))
             target = slice_axis_first(heatmap[None], plane)[0]
-            for rows, scores in self._score_slabs(turned, where, predictor, device):
+            for rows, scores in self._score_plane(turned, where, predictor, device):
                 if planes is None:
                     target[rows] = scores
                 else:
@@ -140,28 +144,43 @@ class PatchScoreInferer(Inferer):
                     slice_axis_first(planes[None], plane)[0, rows] += scored
         if planes is not None:
             heatmap /= planes
-        for axis, length in enumerate(size):
-            heatmap = heatmap.narrow(axis, (heatmap.shape[axis] - length) // 2, length)
-        return heatmap.contiguous()
+        return heatmap
+
+    def _score_plane(
+        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of a volume (C, S0, S1, S2), maybe smaller than a patch, and their scores (rows, S1, S2)."""
+        size = volume.shape[1:]
+        volume, *regions = (pad_to_window(v, self.spec.window) for v in (volume, *regions))
+        before = [(padded - length) // 2 for padded, length in zip(volume.shape[1:], size, strict=True)]
+        for rows, scores in self._score_slabs(volume, regions, predictor, device):
+            first, last = max(rows.start - before[0], 0), min(rows.stop - before[0], size[0])
+            if first < last:
+                scores = scores.narrow(0, first + before[0] - rows.start, last - first)
+                yield slice(first, last), scores.narrow(1, before[1], size[1]).narrow(2, before[2], size[2])
 
     def _score_slabs(
         self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows of a volume (C, S0, S1, S2) and their scores (rows, S1, S2), NaN where no patch lies.
 
-        Cubes reach into the next slab, so their sums and counts there are handed on until the row is complete.
+        Cubes reach into the next slab, so their sums and counts there are handed on until the row is complete. Of the
+        neighbouring slices that patches carry, a slab is shown those beside it, too.
         """
-        grid = PatchGrid(volume.shape[1:], self.spec.window, self.spec.steps)
+        grid, beside = PatchGrid(volume.shape[1:], self.spec.window, self.spec.steps), self.spec.slices // 2
         slabs = list(grid.slabs(SLAB_VOXELS))
         ends = [rows.start for rows, _ in slabs[1:]] + [grid.image_size[0]]  # of the rows that no later slab touches
         handed_on = torch.zeros(2, 0, *grid.image_size[1:], dtype=torch.float64)
         with tqdm(total=grid.image_size[0], desc="scoring", unit="row", leave=False, disable=not self.progress) as bar:
             for (rows, slab), end in zip(slabs, ends, strict=True):
-                visited, *excluded = (slab.touching(region[0, rows].cpu() > 0) for region in regions)
-                for touching in excluded:
-                    visited &= ~touching
+                around = slice(max(rows.start - beside, 0), rows.stop + beside)
+                before, (region, *excluded) = rows.start - around.start, regions
+                visited = slab.touching(region[0, rows].cpu() > 0)
+                for other in excluded:
+                    touching = near(slab.touching(other[0, around].cpu() > 0), self.spec.slices)
+                    visited &= ~touching[before : before + len(visited)]
                 sums = torch.empty(2, *slab.image_size, dtype=torch.float64)
-                sums[0] = self._sum_of_scores(slab, volume[:, rows], visited, predictor, device)
+                sums[0] = self._sum_of_scores(slab, volume[:, around], before, visited, predictor, device)
                 sums[1] = slab.sum_of_covering(visited)
                 sums[:, : handed_on.shape[1]] += handed_on
                 (total, count), handed_on = sums.split([end - rows.start, rows.stop - end], dim=1)
@@ -172,11 +191,15 @@ class PatchScoreInferer(Inferer):
         self,
         grid: PatchGrid,
         volume: Tensor,
+        before: int,
         visited: Tensor,
         predictor: Callable[[Tensor], Tensor],
         device: torch.device,
     ) -> Tensor:
-        """For each voxel of a slab (C, S0, S1, S2), the sum of the scores of the visited patches that cover it."""
+        """For each voxel of a slab (S0, S1, S2), the sum of the scores of the visited patches that cover it.
+
+        ``volume`` (C, before + S0 + behind, S1, S2) has the slab and the neighbouring rows that its patches carry.
+        """
         index = torch.nonzero(visited.flatten())[:, 0]
         if len(index) == 0:
             return torch.zeros(grid.image_size)
@@ -185,8 +208,8 @@ class PatchScoreInferer(Inferer):
         first = 0
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
         for batch in _to_device(index, device).split(batch_size):
-            patches = there.gather(volume, self.filled(batch, batch_size))
-            result = predictor(channels_last(patches.squeeze(2) if self.spec.spatial_dims == 2 else patches))
+            patches = there.gather(volume, self.filled(batch, batch_size), self.spec.slices, before)
+            result = predictor(channels_last(for_network(patches, self.spec.spatial_dims)))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
                 scores[first : first + len(batch)] = result[:, 0]

@@ -11,6 +11,16 @@ def plain(volume: Tensor) -> Tensor:
     return volume.as_tensor() if hasattr(volume, "as_tensor") else volume
 
 
+def for_network(patches: Tensor, spatial_dims: int) -> Tensor:
+    """Gathered windows (B, C, w0, w1, w2) as a network takes them: cubes as they are, stacks of slices as channels.
+
+    In 2-D, w0 is the number of slices, and the result is (B, w0 * C, w1, w2), slice by slice: all channels of the first
+    slice, then all of the next. Those of the middle slice, which is the one that is scored, stand in the middle: from
+    ``(w0 // 2) * C`` to ``(w0 // 2 + 1) * C``.
+    """
+    return patches if spatial_dims == 3 else patches.transpose(1, 2).flatten(1, 2)
+
+
 def channels_last(patches: Tensor) -> Tensor:
     """Patches (B, C, H, W[, D]) in the memory layout in which CPU and GPU convolutions are fastest."""
     layout = torch.channels_last if patches.ndim == 4 else torch.channels_last_3d

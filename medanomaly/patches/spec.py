@@ -17,13 +17,18 @@ Three = tuple[int, int, int]
 class PatchSpec:
     """The shape of patches and how they lie: squares of slices, or cubes. A whole slice is a large patch.
 
+    A volume that is smaller than a patch is padded with zeros, centrally, so a patch that is at least as large as the
+    slices (or, for cubes, the volume) is the whole of it.
+
     Args:
         patch_size: length of a side in voxels.
         spatial_dims: 2 for patches of slices, 3 for cubes.
         planes: for 2-D patches, "axial", "coronal", "sagittal" or several; cubes have none.
         stride: voxels between patches when a volume is scored, in every direction of the patch; training draws from
             every position.
-        slices: neighbouring slices that a 2-D patch carries as channels, an odd number; the middle one is scored.
+        slices: neighbouring slices that a 2-D patch carries as channels, an odd number; the middle one is scored. A
+            network sees C * slices channels: all of the first slice, then all of the next, and so on (from low to high
+            in RAS). Slices beyond the border of the volume are zeros.
 
     Raises:
         ConfigError: if a number or a plane cannot work.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shlex
 import shutil
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from monai.transforms import Compose
 from monai.utils import TraceKeys
 
 import medanomaly
-from medanomaly.data import reading
+from medanomaly.data import films, reading
 from medanomaly.data.writing import written_whole
+from medanomaly.preprocessing.arrays import is_ours, space_of
+from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
 
 SUFFIX = ".case"
+MOST_BYTES = 1e11  # that the folder may hold if nothing else is said
 
 
 def user_cache() -> Path:
@@ -45,34 +48,44 @@ class CachedCompose(Compose):
 
     A case is found by the SHA-256 of all that it depends on: the parameters of the chain, its code and the versions of
     the libraries, and the paths and contents of the case's files. Whatever of this changes, the case is prepared anew.
-    (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as its values in the brain, a mask as bits.
+    (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as it is, with holes for the air around the
+    head, so that training can map it instead of holding it; a mask is kept as bits. What is read is checked whole.
 
-    NIfTI files and folders of a DICOM series are cached; other formats, which may keep voxels in a second file, are
-    always read. The folder holds brains of patients, so it and the cases in it are made private to their owner,
-    whatever their mode was. It is read with pickle, so what another user wrote is never read; and in a folder of
-    another user, or one that all share such as ``/tmp``, nothing is kept.
+    NIfTI, PNG and JPEG files and folders of a DICOM series are cached; other formats, which may keep voxels in a second
+    file, are always read. The folder holds scans of patients, so it and the cases in it are made private to their
+    owner, whatever their mode was. What another user wrote is never read; and in a folder of another user, or one that
+    all share such as ``/tmp``, nothing is kept.
 
     Args:
-        transforms: of the chain; they make ``image`` (C, H, W, D), which is 0 outside ``brain``, and masks of 0 and 1.
+        transforms: of the chain; they make ``image`` (C, H, W, D) and masks of 0 and 1.
         parameters: all that the result of the chain depends on, in values that JSON can hold.
         cache_dir: the folder, which may begin with ``~``; one where nothing can be kept is warned of, once, and is no
             error.
-        max_bytes: what the folder may hold; the cases that were not used for the longest time go first.
+        max_bytes: what the folder may hold; the cases that were not used for the longest time go first. If not given,
+            100 GB, and never more than half of the disk space that would be free without it: a cohort of 600 scans of
+            256^3 voxels takes 20 to 40 GB, and one that is thrown out while it is prepared would have to be prepared
+            again.
     """
 
     def __init__(
-        self, transforms: Sequence[Any], parameters: Mapping[str, Any], cache_dir: str | Path, max_bytes: float = 1e10
+        self,
+        transforms: Sequence[Any],
+        parameters: Mapping[str, Any],
+        cache_dir: str | Path,
+        max_bytes: float | None = None,
     ) -> None:
         super().__init__(transforms)
         self.cache_dir, self.max_bytes = Path(cache_dir).expanduser(), max_bytes
         versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
-        code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(reading.__file__))]
+        readers = (Path(films.__file__), Path(reading.__file__))
+        code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), *readers)]
         self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
         self.command = str(parameters.get("region", ""))
         self.has_warned = self.is_private = False
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Paths of a case to the prepared case; the same, bit for bit, whether it was kept or is made now."""
+        data = reading.image_label_apart(data)
         key = None if args or kwargs else self._key(data)
         if key is None:
             return super().__call__(data, *args, **kwargs)
@@ -80,7 +93,7 @@ class CachedCompose(Compose):
         if not self.is_private and os.path.isdir(self.cache_dir):  # left open by an earlier version, say
             with suppress(OSError):  # which is told when something is to be kept
                 self._make_private()
-        made = _read(entry)
+        made = read_case(entry)
         if made is None:
             made = {k: v for k, v in super().__call__(data).items() if torch.is_tensor(v) and v is not data.get(k)}
             for tensor in made.values():
@@ -109,21 +122,13 @@ class CachedCompose(Compose):
         return digest.hexdigest()
 
     def _keep(self, made: Mapping[str, torch.Tensor], entry: Path) -> None:
-        inside = np.asarray(torch.as_tensor(made["region"]))[0] > 0
-        packed = {}
-        for name, tensor in made.items():
-            array = np.asarray(tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor)
-            header = MetaTensor(torch.empty(0)).copy_meta_from(tensor) if isinstance(tensor, MetaTensor) else None
-            values = [channel[inside] for channel in array] if name == "image" else np.packbits(array > 0)
-            packed[name] = (header, array.shape, array.dtype.str, values)
-        content = pickle.dumps(packed, protocol=5)
         try:
             self._make_private()
             with written_whole(entry) as temporary:
-                temporary.touch(mode=0o600)  # before there is anything to see
-                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+                image = write_case(made, temporary)
+            setattr(made["image"], KEPT_IN, replace(image, file=entry))
             self._make_room()
-        except OSError as error:
+        except (OSError, TypeError) as error:
             if not self.has_warned:
                 warnings.warn(f"prepared cases are not kept, each is prepared when it is needed: {error}", stacklevel=3)
             self.has_warned = True
@@ -132,7 +137,7 @@ class CachedCompose(Compose):
         """Make the folder, or take its and its cases' modes back to their owner's alone; OSError if it is not ours."""
         self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(self.cache_dir)
-        if not (_is_ours(found) and _is_ours(os.lstat(self.cache_dir))) or found.st_mode & stat.S_ISVTX:
+        if not (is_ours(found) and is_ours(os.lstat(self.cache_dir))) or found.st_mode & stat.S_ISVTX:
             raise PermissionError(
                 f"{self.cache_dir} is a folder of another user or one that all share: choose one of your own with "
                 "cache_dir or $MEDANOMALY_CACHE"
@@ -150,20 +155,20 @@ class CachedCompose(Compose):
         for file in self.cache_dir.glob(f"*{SUFFIX}"):
             with suppress(FileNotFoundError):  # another process makes room, too
                 found.append((file.stat(), file))
-        excess = sum(status.st_size for status, _ in found) - self.max_bytes
+        kept = sum(space_of(status) for status, _ in found)
+        limit = self.max_bytes
+        if limit is None:
+            limit = min(MOST_BYTES, (kept + shutil.disk_usage(self.cache_dir).free) / 2)
+        excess = kept - limit
         for status, file in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
             if excess <= 0:
                 break
             file.unlink(missing_ok=True)
-            excess -= status.st_size
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()  # Windows knows no such owners
+            excess -= space_of(status)
 
 
 def _close_to_others(file: Path, found: os.stat_result) -> None:
-    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and _is_ours(found):
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and is_ours(found):
         file.chmod(0o600)
 
 
@@ -171,38 +176,8 @@ def _files_of(path: Path) -> list[Path] | None:
     """The files that hold an image; None if they cannot be told from its path."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path] if path.name.endswith((".nii", ".nii.gz")) else None
+    return [path] if path.name.endswith((".nii", ".nii.gz")) or films.is_picture(path) else None
 
 
 def _file_digest(file: Path) -> bytes:
     return str(file).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest()
-
-
-def _read(entry: Path) -> dict[str, torch.Tensor] | None:
-    """What was kept, or None if there is nothing, it is not whole, or another user wrote it."""
-    try:
-        with entry.open("rb") as file:
-            if not _is_ours(os.fstat(file.fileno())):  # of the open file: a name may come to mean another one
-                return None
-            content = file.read()
-    except OSError:
-        return None
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        return None
-    with suppress(OSError):
-        os.utime(entry)  # it was used
-    packed = pickle.loads(content[32:])
-    masks = {
-        name: np.unpackbits(values, count=np.prod(shape)).reshape(shape).astype(dtype)
-        for name, (_, shape, dtype, values) in packed.items()
-        if name != "image"
-    }
-    _, shape, dtype, values = packed["image"]
-    image, inside = np.zeros(shape, dtype), masks["region"][0] > 0
-    for channel, in_brain in zip(image, values, strict=True):  # all channels at once would take ten times as long
-        channel[inside] = in_brain
-    made = {}
-    for name, (header, *_) in packed.items():
-        tensor = torch.from_numpy(image if name == "image" else masks[name])
-        made[name] = tensor if header is None else MetaTensor(tensor).copy_meta_from(header)
-    return made

@@ -16,11 +16,12 @@ from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
 from medanomaly.evaluation import Calibration, calibration_file
-from medanomaly.experiments.bundles import copy_bundle
+from medanomaly.workflows.bundles import copy_bundle
+from medanomaly.workflows.compose import compose, config_text
 from tests.detectors.catalogue import BY_NAME
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
+NAMES = sorted(path.parent.name for path in BUNDLES.glob("*/model.json"))
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
 
 
@@ -58,22 +59,30 @@ def test_properties_are_complete(configs: Path, config: str, with_data: bool, co
     assert workflow(configs, config, bundle_root=str(tmp_path), **settings).check_properties() == []
 
 
-@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
-def test_configs_are_thin(configs: Path, config: str) -> None:
-    assert len((configs / f"{config}.json").read_text().splitlines()) < 60
+def test_what_is_committed_is_what_is_composed(configs: Path) -> None:
+    for config, content in compose(configs.parent).items():
+        assert (configs / f"{config}.json").read_text() == config_text(content), "make bundles"
+    assert (configs / "logging.conf").read_bytes() == (BUNDLES / "common" / "logging.conf").read_bytes()
 
 
 def test_configs_agree_on_what_the_model_is(configs: Path) -> None:
     train, inference, evaluate = (
         json.loads((configs / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate")
     )
-    shared = re.findall(r"@(\w+)", train["settings"])
+    shared = {*re.findall(r"@(\w+)", train["settings"]), *train["more_settings"]}
     own = BY_NAME[configs.parent.name].own_settings
-    assert {"in_channels", "spacing", "spec", *own} <= set(shared)
-    for key in [*shared, "region", "network_def", "settings"]:
+    assert {"in_channels", "spacing", "spec", *own} <= shared
+    for key in [*shared, "region", "network_def", "settings", "preprocessing"]:
         assert train[key] == inference[key], key
         assert key not in evaluate or evaluate[key] == train[key], key
-    assert train["train"]["preprocessing"] == inference["preprocessing"] == evaluate["preprocessing"]
+    assert train["train"]["preprocessing"] == "@preprocessing"
+
+
+def test_a_bundle_is_what_is_its_own(configs: Path) -> None:
+    written = [file for file in configs.parent.rglob("*") if file.is_file() and file.parent != configs]
+    assert {str(file.relative_to(configs.parent)) for file in written} == {"model.json", "docs/README.md"}
+    assert len((configs.parent / "model.json").read_text().splitlines()) < 50
+    assert "common/README.md" in (configs.parent / "docs" / "README.md").read_text().splitlines()[-1]
 
 
 def test_metadata_follows_the_specification(configs: Path) -> None:

@@ -49,7 +49,7 @@ def voxels_of(volume, patch):
 
 
 def draw(dataset, n=300, epoch=1, **settings):
-    of_spec = {key: settings.pop(key) for key in ("spatial_dims", "planes") if key in settings}
+    of_spec = {key: settings.pop(key) for key in ("spatial_dims", "planes", "slices") if key in settings}
     spec = PatchSpec(settings.pop("patch_size", P), **of_spec)
     sampler = PatchSampler(dataset, spec, **{"batch_size": 1, "patches_per_epoch": n, **settings})
     sampler.set_epoch(epoch)
@@ -102,15 +102,25 @@ def test_the_least_share_of_brain_is_kept_and_reached(fraction):
     assert float(shares.min()) == float(reachable[reachable >= fraction].min())
 
 
-def test_cases_and_planes_are_equally_likely_whatever_their_size():
+def sources_of(patches):
+    """The number of the case (10,000 apart) times 2, and 1 more for an axial patch; the other plane is sagittal."""
+    axial = patches[:, 0, 1, 0] - patches[:, 0, 0, 0] == SHAPE[1] * SHAPE[2]
+    return (patches[:, 0, 0, 0] // 10_000).long() * 2 + axial.long()
+
+
+@pytest.mark.parametrize(("n", "shares"), [(600, {100}), (603, {100, 101}), (4, {0, 1})])
+def test_cases_and_planes_are_drawn_equally_often_whatever_their_size(n, shares):
     small = numbered_case(first=0)
     small["region"][:, :, 6:] = 0
     dataset = [small, numbered_case(first=10_000), numbered_case(first=20_000)]
-    patches = draw(dataset, n=6000, planes=["axial", "sagittal"], flip=False)
-    case = (patches[:, 0, 0, 0] // 10_000).long()
-    axial = patches[:, 0, 1, 0] - patches[:, 0, 0, 0] == SHAPE[1] * SHAPE[2]
-    counts = torch.bincount(case * 2 + axial.long())
-    assert len(counts) == 6 and (counts - 1000).abs().max() < 150  # five standard deviations
+    favoured = []
+    for epoch in range(40):
+        patches = draw(dataset, n=n, epoch=epoch, planes=["axial", "sagittal"], flip=False)
+        counts = torch.bincount(sources_of(patches), minlength=6)
+        assert len(counts) == 6 and set(counts.tolist()) == shares
+        favoured.append(counts > counts.min())
+    if len(shares) > 1:  # each source has its turn: half of the epochs or more, on average; four standard deviations
+        assert (torch.stack(favoured).float().mean(dim=0) - n % 6 / 6).abs().max() < 0.32
 
 
 def test_channels_are_cut_together():
@@ -145,7 +155,8 @@ def test_batches_are_full_and_channels_last(spatial_dims, layout):
 def test_the_order_of_cases_is_shuffled():
     patches = draw([numbered_case(), numbered_case(10_000)], n=200)
     first_half = (patches[:100, 0, 0, 0] >= 10_000).sum()
-    assert 25 < first_half < 75  # five standard deviations
+    assert 25 < first_half < 75  # seven standard deviations
+    assert (patches[:, 0, 0, 0] >= 10_000).sum() == 100
 
 
 def test_meta_tensors_and_cases_without_label_or_with_label_none():
@@ -203,3 +214,66 @@ def test_a_count_that_counts_nothing_is_a_config_error(name, value):
 
 def test_counts_of_numpy_are_taken():
     assert len(PatchSampler([], batch_size=np.int64(4), patches_per_epoch=np.int32(9))) == 2
+
+
+@pytest.mark.parametrize("plane", AXES)
+@pytest.mark.parametrize("slices", [3, 5])
+@pytest.mark.parametrize("held_bytes", [None, 0])
+def test_neighbouring_slices_are_channels_around_a_slice_in_the_region(plane, slices, held_bytes):
+    case = numbered_case(first=1, channels=2)  # so that no voxel is 0
+    case["region"][:] = 0
+    case["region"][:, 0, 0, :6] = case["region"][:, 5:9, 4:9, 9:] = 1  # at the border, too
+    axis, seen = AXES[plane], set()
+    patches = draw([case], n=600, planes=[plane], slices=slices, held_bytes=held_bytes)
+    assert patches.shape[1:] == (2 * slices, P, P)
+    for patch in patches:
+        stack = patch.unflatten(0, (slices, 2))
+        middle = torch.stack(torch.unravel_index(stack[slices // 2, 0].long() - 1, SHAPE))  # (3, p, p)
+        number = int(middle[axis, 0, 0])
+        assert (middle[axis] == number).all() and case["region"][0][tuple(middle)].any()
+        seen.add(number)
+        for step, both in zip(range(-(slices // 2), slices // 2 + 1), stack, strict=True):
+            there = middle.clone()
+            there[axis] += step
+            if 0 <= number + step < SHAPE[axis]:
+                assert torch.equal(both, case["image"][(slice(None), *there)])
+                assert not case["label"][0][tuple(there)].any()
+            else:
+                assert not both.any()
+    assert len(seen) > 1
+
+
+def test_every_stack_that_is_free_of_lesion_is_drawn():
+    region, label = torch.zeros(2, 1, 4, 4, 9)
+    region[..., 1:] = label[:, 2, 2, 4] = 1
+    case = {"image": torch.arange(9.0).expand(1, 4, 4, 9) + 1, "region": region, "label": label}
+    patches = draw([case], n=600, slices=3)
+    stacks, counts = patches[:, :, 0, 0].unique(dim=0, return_counts=True)
+    assert sorted(stacks.tolist(), key=lambda stack: stack[1]) == [
+        [1, 2, 3],
+        [2, 3, 4],
+        [6, 7, 8],
+        [7, 8, 9],
+        [8, 9, 0],
+    ]
+    assert counts.min() > 60  # of 120; six standard deviations
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("shape", [(6, 8, 1), (8, 8, 1), (5, 8, 2)], ids=str)
+def test_whole_slices_and_images_are_patches(shape, slices):
+    case = {"image": torch.rand(1, *shape) + 1, "region": torch.ones(1, *shape)}
+    patches = draw([case], n=50, patch_size=8, slices=slices, flip=False)
+    for patch in patches:
+        middle = patch[slices // 2]
+        before = (8 - shape[0]) // 2
+        inside = middle[before : before + shape[0]]
+        assert any(torch.equal(inside, case["image"][0, ..., n]) for n in range(shape[2]))
+        assert middle.sum() == pytest.approx(float(inside.sum()))
+
+
+def test_whole_volumes_are_cubes():
+    case = {"image": torch.rand(2, 5, 7, 3) + 1, "region": torch.ones(1, 5, 7, 3)}
+    patches = draw([case], n=3, patch_size=7, spatial_dims=3, flip=False)
+    assert torch.equal(patches[:, :, 1:6, :, 2:5], case["image"].expand(3, 2, 5, 7, 3))
+    assert patches.count_nonzero() == 3 * case["image"].numel()

@@ -19,7 +19,9 @@ from monai.data import MetaTensor
 from monai.utils import TraceKeys
 
 from medanomaly.errors import InputError
-from medanomaly.preprocessing import CachedCompose, brain_mri, heatmap_to_scan, user_cache
+from medanomaly.preprocessing import CachedCompose, brain_mri, cache, heatmap_to_scan, user_cache
+from medanomaly.preprocessing.arrays import PAGE, nonzero_stretches, space_of
+from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
 
 AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 3.0]), [15.0, -12.0, 9.0])
 ANOTHER_GRID = nib.affines.from_matvec(np.diag([2.0, 2.0, 3.0]), [-15.0, -13.0, 8.0])
@@ -229,12 +231,12 @@ def test_the_cases_that_were_not_used_for_longest_go_first(case, folder):
         os.utime(new, (number, number))
     first, second = sorted(kept(folder), key=lambda file: file.stat().st_mtime)
     chain(cases[0])  # used again: the second is now the oldest
-    chain.max_bytes = 2.5 * first.stat().st_size
+    chain.max_bytes = 2.5 * space_of(first.stat())
     chain({**cases[0], "label": case["label"]})
     assert len(kept(folder)) == 2
     assert first in kept(folder)
     assert second not in kept(folder)
-    assert sum(file.stat().st_size for file in kept(folder)) <= chain.max_bytes
+    assert sum(space_of(file.stat()) for file in kept(folder)) <= chain.max_bytes
 
 
 def test_what_else_lies_in_the_folder_is_left_alone(case, folder):
@@ -386,7 +388,7 @@ def test_an_entry_of_another_user_is_never_read(case, folder, monkeypatch):
     expected = brain_mri(cache_dir=folder)(case)
     (entry,) = kept(folder)
     not_ours(monkeypatch, entry)
-    monkeypatch.setattr("pickle.loads", lambda content: pytest.fail("it was read"))
+    monkeypatch.setattr("json.loads", lambda content: pytest.fail("it was read"))
     chain, prepared = counting(brain_mri(cache_dir=folder))
     assert_same(chain(case), expected)
     assert len(prepared) == 1
@@ -402,3 +404,108 @@ def test_a_tilde_is_the_users_home(case, monkeypatch, tmp_path, variable):
     assert user_cache() == tmp_path / "brains" / ("" if variable == "MEDANOMALY_CACHE" else "medanomaly")
     brain_mri(cache_dir="~/kept here")(case)
     assert len(kept(tmp_path / "kept here")) == 1
+
+
+def test_an_image_can_be_mapped_from_its_entry_on_a_miss_and_on_a_hit(case, folder):
+    chain = brain_mri(cache_dir=folder)
+    for found in (chain(case), chain(case)):
+        mapped = getattr(found["image"], KEPT_IN).mapped()
+        assert torch.equal(mapped, found["image"].as_tensor())
+        mapped += 1  # of the tensor alone
+    assert_same(chain(case), brain_mri()(case))
+    mapped = getattr(found["image"], KEPT_IN).mapped()
+    kept(folder)[0].unlink()
+    assert torch.equal(mapped, found["image"].as_tensor())  # what is mapped lives on
+
+
+def test_nothing_is_a_pickle(case, folder, monkeypatch):
+    expected = brain_mri(cache_dir=folder)(case)
+    for name in ("pickle.loads", "pickle.load", "torch.load"):
+        monkeypatch.setattr(name, lambda *arguments: pytest.fail("it was unpickled"))
+    assert_same(brain_mri(cache_dir=folder)(case), expected)
+
+
+def test_metadata_come_back_with_their_types(tmp_path):
+    meta = {
+        "affine": torch.eye(4, dtype=torch.float64),
+        1: (1, [2.5, float("nan"), (None, True)], {"a": {"b": ()}}),
+        "numbers": [
+            np.float32(0.1),
+            np.int16(3),
+            np.arange(6, dtype=">i2").reshape(2, 3),
+            np.array(7.0),
+            np.zeros((0, 2)),
+        ],
+        "tensor": torch.tensor(True),
+        "name": "Grüße\n",
+        "kind": TraceKeys.NONE,
+    }
+    image = MetaTensor(torch.rand(1, 2, 3, 4), meta=meta, applied_operations=[{TraceKeys.ID: 5, "extra_info": meta}])
+    image.is_batch = True
+    made = {"image": image, "mask": MetaTensor(torch.ones(1, 2, 3, 4)), "plain": torch.tensor([[True, False, True]])}
+    write_case(made, tmp_path / "a.case")
+    assert_same(read_case(tmp_path / "a.case"), made)
+
+
+def test_metadata_that_cannot_be_kept_are_warned_of_and_the_case_is_whole(case, folder):
+    chain = brain_mri(cache_dir=folder)
+
+    def strange(data):
+        data["image"].meta["reader"] = object()
+        return data
+
+    chain.transforms = (*chain.transforms, strange)
+    with pytest.warns(UserWarning, match="prepared cases are not kept, .*metadata with a object cannot be kept"):
+        found = chain(case)
+    assert kept(folder) == [] and torch.equal(found["image"], brain_mri()(case)["image"])
+
+
+def test_air_takes_no_space(tmp_path):
+    image = torch.zeros(1, 64, 64, 64)
+    image[:, 20:25] = torch.rand(1, 5, 64, 64)
+    write_case({"image": image, "region": image > 0}, tmp_path / "a.case")
+    found = (tmp_path / "a.case").stat()
+    assert space_of(found) < 2 * 5 * 64 * 64 * 4 < found.st_size
+    assert torch.equal(read_case(tmp_path / "a.case")["image"], image)
+
+
+@pytest.mark.parametrize("size", [1, 7, PAGE, PAGE + 1, 5 * PAGE, 5 * PAGE + 9])
+def test_stretches_hold_all_that_is_not_zero(size):
+    content = np.zeros(size, np.uint8)
+    content[[0, size // 2]] = 1
+    again = np.zeros_like(content)
+    for start, values in nonzero_stretches(content):
+        again[start : start + len(values)] = values
+    assert np.array_equal(again, content)
+    assert sum(len(values) for _, values in nonzero_stretches(np.zeros(5 * PAGE, np.uint8))) == 0
+
+
+@pytest.mark.parametrize("damage", ["in air", "longer"])
+def test_damage_where_there_was_nothing_is_found(case, folder, damage):
+    chain, prepared = counting(brain_mri(cache_dir=folder))
+    expected = chain(case)
+    (entry,) = kept(folder)
+    content = bytearray(entry.read_bytes())
+    content = content + b"\0" * PAGE if damage == "longer" else content[:-1] + b"\1"
+    entry.write_bytes(content)
+    assert_same(chain(case), expected)
+    assert len(prepared) == 2
+
+
+def test_by_default_half_of_the_free_space_and_no_more_than_100_gb(case, folder, monkeypatch):
+    chain = brain_mri(cache_dir=folder)
+    cases = [{"image": [image], "region": case["region"]} for image in case["image"]]
+    chain(cases[0])
+    size, free = space_of(kept(folder)[0].stat()), 0
+    usage = type("Usage", (), {"free": property(lambda self: free)})()
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    free = 3 * size  # two of five
+    chain(cases[1])
+    assert len(kept(folder)) == 2
+    free = 1.9 * size  # of three, one and not two
+    chain(case)
+    assert len(kept(folder)) < 3
+    free = 1e15
+    monkeypatch.setattr(cache, "MOST_BYTES", 0)
+    chain({"image": case["image"][::-1], "region": case["region"]})
+    assert kept(folder) == []
