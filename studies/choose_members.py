@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from medanomaly.experiments.benchmark import Run
 from numpy.typing import NDArray
 
 from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
 from medanomaly.detectors import Fusion, IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments import white_matter
-from medanomaly.experiments.benchmark import Run
 from medanomaly.experiments.voxel_detectors import COMMON, SETTINGS
 from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import brain_mri, user_cache

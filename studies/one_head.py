@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from medanomaly.experiments.benchmark import make_detector, train_detector
 from monai.data import Dataset
 
 from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
 from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
-from medanomaly.experiments.benchmark import make_detector, train_detector
 from medanomaly.experiments.toy_heads import MadeLesionsd, healthy_heads, prepare_heads
 from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import plain

@@ -100,11 +100,12 @@ def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
     """Healthy heads, prepared; those of the demo, made in ``folder``, if there is no ``data_root``."""
     heads = healthy_heads(data_root, folder, run.options["n_volumes"])
     prepare = prepare_heads(run.options["spacing"], run.options["white_matter"], MARGIN)
-    sections = ("training", "validation", "test") if run.bundle else ("test",)
-    prepared: dict[str, list[Any]] = {
-        section: [prepare(case) | {"files": case} for case in heads[section]] for section in sections
-    }
-    return Cohort(*(prepared.get(section, []) for section in ("training", "validation", "test")), chain=None)
+
+    def prepared(section: str) -> list[Any]:
+        return [dict(prepare(case)) | {"files": case} for case in heads[section]]
+
+    training, validation = (prepared(section) if run.bundle else [] for section in ("training", "validation"))
+    return Cohort(training, validation, prepared("test"), chain=None)
 
 
 def measure(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:

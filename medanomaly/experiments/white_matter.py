@@ -75,7 +75,7 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
         if detector in BASELINES:
             planned.append(Run(detector, "flair", seeds[0], options=options))
         elif detector in VOXEL_DETECTORS:
-            settings = {"planes": ["axial", "coronal", "sagittal"]}
+            settings: dict[str, Any] = {"planes": ["axial", "coronal", "sagittal"]}
             settings |= {"members": FUSION} if detector == "fusion" else {}
             planned += voxel_runs(detector, seeds, reduced, settings, {**options, "channels": 3})
         else:
@@ -114,7 +114,8 @@ def cohort(datalist: str | Path | None, run: Run, data_root: Path | None, folder
         for section, cases in sections.items()
     }
     preparation = {"spacing": SPACING, "region": "given", "cache_dir": str(user_cache())}
-    return Cohort(**seen, preparation=preparation, n_channels=len(seen["test"][0]["image"]))
+    training, validation, test = (seen[section] for section in ("training", "validation", "test"))
+    return Cohort(training, validation, test, preparation=preparation, n_channels=len(test[0]["image"]))
 
 
 def measure(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:

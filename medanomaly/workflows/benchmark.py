@@ -225,10 +225,11 @@ def _changed(planned: Sequence[Run], settings: Mapping[str, Any]) -> list[Run]:
             raise InputError(f"these runs have no setting {key!r}; they have {', '.join(known)}.")
         if key.endswith("_patient"):  # it names a folder of data, and folders of results
             check_case_id(str(settings[key]), f"--set {key} is")
-    return [
-        replace(run, **{p: {key: settings.get(key, value) for key, value in getattr(run, p).items()} for p in places})
-        for run in planned
-    ]
+
+    def chosen(own: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: settings.get(key, value) for key, value in own.items()}
+
+    return [replace(run, options=chosen(run.options), settings=chosen(run.settings)) for run in planned]
 
 
 def _check_settings(run: Run, folder: Path) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from medanomaly.experiments.benchmark import Run, make_detector, run_benchmark, train_detector
 from rich.console import Console
 
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.experiments import benchmark
-from medanomaly.experiments.benchmark import Run, make_detector, run_benchmark, train_detector
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table, readable
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from medanomaly.experiments.benchmark import Run, run_benchmark
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medanomaly.errors import InputError
 from medanomaly.experiments import voxel_detectors, white_matter
-from medanomaly.experiments.benchmark import Run, run_benchmark
 from medanomaly.preprocessing import brain_mri
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "open_ms"
