@@ -56,9 +56,7 @@ class OneClassSVM(AnyLength, Detector):
             raise ConfigError(f"one-class SVM: max_samples is {max_samples}: it needs at least 2 patches to fit on.")
         self.nu, self.gamma, self.max_samples = nu, gamma, max_samples
         self.distances_at_once = 2**24  # 128 MiB, whatever the batch
-        # a parameter, though nothing is learned by gradients: its device is where others look for that of a network
-        vectors = torch.zeros(0, in_channels * patch_size**spatial_dims)
-        self.support_vectors = nn.Parameter(vectors, requires_grad=False)
+        self.support_vectors = nn.Buffer(torch.zeros(0, in_channels * patch_size**spatial_dims))
         self.dual_coef = nn.Buffer(torch.zeros(0, dtype=torch.float64))
         self.fitted_gamma = nn.Buffer(torch.zeros((), dtype=torch.float64))
         self.offset = nn.Buffer(torch.zeros((), dtype=torch.float64))
