@@ -219,6 +219,18 @@ def benchmark(
     )
 
 
+@app.command()
+def compose(
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles, each with a model.json.")],
+) -> None:
+    """Write the configs of a detector of your own: what all bundles share, and its model.json."""
+    from medanomaly.workflows.compose import write_configs
+
+    for bundle in bundles:
+        write_configs(bundle)
+        print(f"{bundle}/configs is written: medanomaly train --bundle {bundle} ...")
+
+
 def main() -> None:
     """Entry point: errors that are meant for people end with their message and exit code 1."""
     warnings.filterwarnings("ignore", category=FutureWarning)

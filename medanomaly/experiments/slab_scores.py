@@ -9,7 +9,7 @@ from medanomaly.detectors import Detector
 from medanomaly.errors import TrainingError
 from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.patches.grid import PatchGrid, slice_axis_first
-from medanomaly.patches.layout import channels_last, prepare_network
+from medanomaly.patches.layout import channels_last, device_of, prepare_network
 
 
 class SlabScores:
@@ -33,7 +33,7 @@ class SlabScores:
         prepare_network(network)
         self.network, self.batch_size = network, batch_size
         self.inferer = PatchScoreInferer(spec, batch_size=batch_size)
-        self.device = next(network.parameters(), volume).device
+        self.device = device_of(network, volume)
         self.brain = brain
         volume, brain = slice_axis_first(volume, "axial"), slice_axis_first(brain[None], "axial")[0]
         self.grid = PatchGrid(brain.shape, spec.window, spec.steps)

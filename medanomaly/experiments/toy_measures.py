@@ -19,7 +19,7 @@ from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.slab_scores import SlabScores
 from medanomaly.experiments.toy_heads import TISSUES, MadeLesionsd, prepare_heads
 from medanomaly.patches import PatchSampler
-from medanomaly.patches.layout import channels_last, plain
+from medanomaly.patches.layout import channels_last, device_of, plain
 from medanomaly.workflows.scorers import Scorer
 
 PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
@@ -186,7 +186,7 @@ def ssim_of_normals(scorer: Scorer, cases: Sequence[Any], n_patches: int) -> dic
     if reconstruct is None:
         return None
     patches = PatchSampler(cases, scorer.spec, flip=False, seed=PLACES_SEED).draw(n_patches)
-    device = next(scorer.network.parameters()).device
+    device = device_of(scorer.network, patches)
     made = torch.cat([reconstruct(channels_last(batch.to(device))).cpu() for batch in patches.split(16)])
     pairs = list(zip(patches[:, 0].numpy(), made[:, 0].float().numpy(), strict=True))
     unit = [structural_similarity(a, b, data_range=1.0) for a, b in pairs]  # type: ignore[no-untyped-call]
