@@ -207,6 +207,8 @@ class PatchScoreInferer(Inferer):
         scores, sums = torch.empty(len(index), device=device), None
         first = 0
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
+        if not self.compile:  # a film is one patch: filling a batch up would cost more than the film
+            batch_size = min(batch_size, len(grid))
         for batch in _to_device(index, device).split(batch_size):
             patches = there.gather(volume, self.filled(batch, batch_size), self.spec.slices, before)
             result = predictor(channels_last(for_network(patches, self.spec.spatial_dims)))
