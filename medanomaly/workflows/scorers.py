@@ -162,10 +162,10 @@ def _of_bundle(bundle: str, preparation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write down what a training is made with, or raise InputError if it was begun with other settings."""
-    file = folder / "asked.json"
+    """Write down, beside its folder, what a training is made with; InputError if it was begun with other settings."""
+    file = folder.with_name(f"{folder.name}.json")
     wanted = json.loads(json.dumps(settings))
-    found = json.loads(file.read_text()) if file.exists() else wanted
+    found = json.loads(file.read_text()) if folder.exists() and file.exists() else wanted
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
             raise InputError(
