@@ -74,13 +74,7 @@ def evaluate_cohort(
         InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, two
             detectors have scores at different voxels of a case, or a normal case has the label 1.
     """
-    require_cases(cases)
-    unlabelled = [case["case"] for case in cases if case.get("label") is None]
-    if unlabelled:
-        raise InputError(
-            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
-            "healthy subject; or give 0 for a healthy case and 1 for another, if there are no masks."
-        )
+    require_labels(cases)
     check_healthy(normals, "validation", "the normal cases")
     labels = [int(case["label"]) if is_image_label(case["label"]) else label_on_scan(case) for case in cases]
     regions: list[tuple[str, NDArray[np.bool_]]] = []
@@ -118,6 +112,17 @@ def evaluate_cohort(
     }
     _write(result, Path(output_dir))
     return result
+
+
+def require_labels(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError if there is no case to evaluate, or one has no label."""
+    require_cases(cases)
+    unlabelled = [case["case"] for case in cases if case.get("label") is None]
+    if unlabelled:
+        raise InputError(
+            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
+            "healthy subject; or give 0 for a healthy case and 1 for another, if there are no masks."
+        )
 
 
 def _outside_in_words(cases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -187,7 +192,7 @@ def _write(result: dict[str, Any], output_dir: Path) -> None:
     )
     cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
     texts = {
-        "metrics.json": json.dumps(_without_nan(result), indent=1),
+        "metrics.json": json.dumps(without_nan(result), indent=1),
         "detectors.csv": detectors.to_csv(index=False),
         "cases.csv": cases[["detector", *cases.columns.drop("detector")]].to_csv(index=False),
     }
@@ -196,10 +201,10 @@ def _write(result: dict[str, Any], output_dir: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what is undefined becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from medanomaly.evaluation import Calibration, roc_curve
+from medanomaly.experiments.fashion_split import ANOMALIES
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import Result, grouped
 
-ANOMALIES = {"dress": 3, "sandal": 5, "sneaker": 7}  # name to label
+ROC_POINTS = 50  # of each class in a result file
 
 Scores = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ def measure(
     """
     scores = np.concatenate([test_boots, test_anomalies])
     labels = np.repeat([False, True], [len(test_boots), len(test_anomalies)])
-    fpr, tpr = roc_curve(scores, labels, n_points=200)
+    fpr, tpr = roc_curve(scores, labels, ROC_POINTS)
     tuned = best_f1_threshold(boots, anomalies)
     return {
         "auroc": float(roc_auc_score(labels, scores)),

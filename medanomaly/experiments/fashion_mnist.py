@@ -19,19 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from medanomaly.data.fashion_mnist import read_fashion_mnist
-from medanomaly.errors import InputError
-from medanomaly.experiments.fashion_measures import ANOMALIES, leaderboard, measure, pictures
+from medanomaly.experiments.fashion_measures import leaderboard, measure, pictures
+from medanomaly.experiments.fashion_split import ANOMALIES, BOOTS, SIDE, split
 from medanomaly.workflows.benchmark import Experiment, Run
 from medanomaly.workflows.scorers import Cohort, Scorer
 
-BOOT, SIDE = 9, 32  # label; pixels
-BOOTS = {"training": 4200, "validation": 300, "threshold": 300, "test": 1200}  # 70, 5, 5 and 20 %
-ANOMALIES_FOR_THRESHOLD, TEST_ANOMALIES = 300, 1200  # of each class
 SETTING = "boots"
 
 # of every bundle: a patch is a whole image, boots all point one way, and an epoch shows each once
@@ -91,7 +86,7 @@ def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[
 
 
 def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
-    """The boots of the run's split; ``part`` says of each test image what it is for. ``folder`` is not used.
+    """The images of the run's split; ``part`` says of each one what it is for. ``folder`` is not used.
 
     Raises:
         InputError: if a file of the data is missing, is none of IDX, or holds too few images.
@@ -102,8 +97,9 @@ def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
     return Cohort(
         training=[case for part in training for case in _cases(part, parts[part])],
         validation=[] if is_svm else _cases("validation", parts["validation"]),
-        test=[case for part in parts.keys() - {"training", "validation"} for case in _cases(part, parts[part])],
+        test=[case for part in ("test", *ANOMALIES) for case in _cases(part, parts[part])],
         chain=None,
+        tuning=[case for part in parts if "threshold" in part for case in _cases(part, parts[part])],
     )
 
 
@@ -119,7 +115,7 @@ def _cases(part: str, images: Tensor) -> list[dict[str, Any]]:
 def measure_run(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
     """For each class of anomalies, what :func:`measure` returns."""
     scores: dict[str, list[float]] = {}
-    for case in cohort.test:
+    for case in (*cohort.tuning, *cohort.test):
         scores.setdefault(case["part"], []).append(float(scorer.heatmap(case).mean()))
     of = {part: np.array(values) for part, values in scores.items()}
     has_boundary = run.bundle == "one_class_svm"
@@ -138,29 +134,6 @@ def origin(run: Run) -> dict[str, str]:
         "trained_on": "the boots of the run's split that are for training",
         "settings_chosen": chosen if "ganomaly" in run.bundle else "given beforehand",
     }
-
-
-def split(images: NDArray[np.uint8], labels: NDArray[np.uint8], seed: int) -> dict[str, Tensor]:
-    """Images (n, 1, 32, 32) in [0, 1], by their purpose, which no two share: boots under the names in ``BOOTS``, and of
-    each class in ``ANOMALIES`` the test images under its name, the others under "<class> for threshold".
-
-    Raises:
-        InputError: if there are too few images of a class.
-    """
-    random = np.random.default_rng(seed)
-    wanted = {BOOT: BOOTS}
-    wanted |= {
-        label: {f"{n} for threshold": ANOMALIES_FOR_THRESHOLD, n: TEST_ANOMALIES} for n, label in ANOMALIES.items()
-    }
-    parts = {}
-    for label, sizes in wanted.items():
-        order = random.permutation(np.flatnonzero(labels == label))
-        if len(order) < sum(sizes.values()):
-            raise InputError(f"there are {len(order)} images with label {label}; {sum(sizes.values())} are needed.")
-        for name, numbers in zip(sizes, np.split(order, np.cumsum(list(sizes.values()))), strict=False):
-            pixels = torch.from_numpy(images[numbers]).float()[:, None] / 255
-            parts[name] = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear")
-    return parts
 
 
 EXPERIMENT = Experiment("fashion-mnist", DETECTORS, runs, cohort, measure_run, leaderboard, origin, pictures)

@@ -105,7 +105,8 @@ def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
         return [dict(prepare(case)) | {"files": case} for case in heads[section]]
 
     training, validation = (prepared(section) if run.bundle else [] for section in ("training", "validation"))
-    return Cohort(training, validation, prepared("test"), chain=None)
+    spacing = {"spacing": run.options["spacing"]}
+    return Cohort(training, validation, prepared("test"), chain=None, preparation=spacing)
 
 
 def measure(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
@@ -141,5 +142,14 @@ def origin(run: Run) -> dict[str, str]:
 
 
 EXPERIMENT = Experiment(
-    "toy-lesions", DETECTORS, runs, cohort, measure, leaderboard, origin, pictures, further_table=paper_table
+    "toy-lesions",
+    DETECTORS,
+    runs,
+    cohort,
+    measure,
+    leaderboard,
+    origin,
+    pictures,
+    further_table=paper_table,
+    shared=("spacing", "white_matter", "n_volumes", "height_mm", "diameter_mm", "intensities", "sizes_mm"),
 )

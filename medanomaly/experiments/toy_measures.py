@@ -23,7 +23,7 @@ from medanomaly.patches.layout import channels_last, device_of, plain
 from medanomaly.workflows.scorers import Scorer
 
 PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
-ROC_POINTS = 100
+ROC_POINTS = 25  # of each disk in a result file
 REPLICATES = 200  # of the bootstrap
 
 Heatmap = Callable[[Tensor, Tensor], Tensor]  # a version (C, H, W, D) and where it differs (H, W, D): scores (H, W, D)

@@ -13,25 +13,23 @@ settings are those of the toy lesions, or were chosen by made lesions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medanomaly.data import read_datalist
+from medanomaly.data.digests import scan_digest
 from medanomaly.errors import InputError
+from medanomaly.evaluation.cohort import require_labels
 from medanomaly.experiments.open_ms import by_slice, region_of_all_channels, two_patients
 from medanomaly.experiments.toy_lesions import PATCHES
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, voxel_runs
-from medanomaly.preprocessing import user_cache
-from medanomaly.report import roc_panels
-from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped
-from medanomaly.workflows.cohort import cohort_table, measure_cohort
+from medanomaly.experiments.white_matter_results import CHANNELS, leaderboard, pictures
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Run
+from medanomaly.workflows.cohort import measure_cohort
 from medanomaly.workflows.scorers import Cohort, Scorer
 
-CHANNELS = {"flair": 1, "flair+t1": 2}  # images of a case that a detector of patches sees
 SIZES = (16, 32)
 SPACING = [1.0, 1.0, 1.0]  # mm, the MNI grid of the Open MS data
 # Training is that of the toy lesions, so that nothing here is chosen by what it leads to; the slowest is shortened, for
@@ -51,25 +49,35 @@ FUSION = [
     {"detector": "synthetic_anomalies", "channels": [0, 1]},
 ]
 DETECTORS = (*BASELINES, *PATCH_DETECTORS, *VOXEL_DETECTORS)
-# Madzia-Madzou & Kuijf, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K
-PAPER_AUROC = {
-    ("ganomaly-k", "flair+t1-16px"): "0.89",
-    ("ganomaly-k", "flair+t1-32px"): "0.75",
-    ("progressive-ganomaly", "flair+t1-16px"): "0.78",
-    ("progressive-ganomaly", "flair+t1-32px"): "0.61",
-}
+PATIENTS = {"training_patient": "patient07", "test_patient": "patient26"}
 
 
 def white_matter(datalist: str | Path | None = None) -> Experiment:
-    """The experiment on the cohort of ``datalist``, or on the two patients of the Open MS data."""
+    """The experiment on the cohort of ``datalist``, or on the two patients of the Open MS data.
+
+    Raises:
+        InputError: if the datalist cannot be read.
+    """
+    order = [(run.detector, run.setting) for run in runs(DETECTORS, [0], reduced=False)]
+    options = PATIENTS if datalist is None else {"datalist": scan_digest(datalist)}
     return Experiment(
-        "white-matter", DETECTORS, runs, partial(cohort, datalist), measure, leaderboard, origin, pictures
+        "white-matter",
+        DETECTORS,
+        partial(runs, options=options),
+        partial(cohort, datalist),
+        measure,
+        partial(leaderboard, order),
+        origin,
+        pictures,
+        arguments=() if datalist is None else ("--datalist", str(datalist)),
+        shared=("training_patient", "test_patient", "datalist"),
     )
 
 
-def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
+def runs(
+    detectors: Sequence[str], seeds: Sequence[int], reduced: bool, options: Mapping[str, Any] = PATIENTS
+) -> list[Run]:
     """Every detector with every setting and seed; a baseline once, on FLAIR; the one-class SVM with 16 px alone."""
-    options = {"training_patient": "patient07", "test_patient": "patient26"}
     planned = []
     for detector in detectors:
         if detector in BASELINES:
@@ -92,7 +100,8 @@ def cohort(datalist: str | Path | None, run: Run, data_root: Path | None, folder
     """The patients, with the channels that the run sees, in the brain as all channels have it.
 
     Raises:
-        InputError: if there is neither a datalist nor the folder of the Open MS data, or a scan is missing.
+        InputError: if there is neither a datalist nor the folder of the Open MS data, a scan or the label of a test
+            case is missing, or a case has fewer channels than the run is to see.
     """
     if datalist is not None:
         sections = {
@@ -105,7 +114,11 @@ def cohort(datalist: str | Path | None, run: Run, data_root: Path | None, folder
         )
     else:
         sections = two_patients(data_root, *(str(run.options[k]) for k in ("training_patient", "test_patient")))
+    require_labels(sections["test"])
     n = run.options.get("channels", 3)
+    few = [case["case"] for cases in sections.values() for case in cases if len(case["image"]) < n]
+    if few and run.bundle is not None and run.detector not in VOXEL_DETECTORS:  # those take what there is
+        raise InputError(f"{run.detector}, {run.setting} is to see {n} images, and {few[0]} has fewer.")
     seen = {
         section: [
             {**case, "image": case["image"][:n], "region": case.get("region") or region_of_all_channels(case, folder)}
@@ -113,7 +126,7 @@ def cohort(datalist: str | Path | None, run: Run, data_root: Path | None, folder
         ]
         for section, cases in sections.items()
     }
-    preparation = {"spacing": SPACING, "region": "given", "cache_dir": str(user_cache())}
+    preparation = {"spacing": SPACING, "region": "given"}
     training, validation, test = (seen[section] for section in ("training", "validation", "test"))
     return Cohort(training, validation, test, preparation=preparation, n_channels=len(test[0]["image"]))
 
@@ -130,25 +143,3 @@ def origin(run: Run) -> dict[str, str]:
         return {"trained_on": "nothing", "settings_chosen": "none to choose; the smoothing was given: 1.5 mm"}
     chosen = CHOSEN if run.detector in VOXEL_DETECTORS else "those of the toy lesions"
     return {"trained_on": "lesion-free patches of the training patients", "settings_chosen": chosen}
-
-
-def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
-    """The table of a cohort, in the order of the runs, with the paper's AUROC beside ours."""
-    place = {(run.detector, run.setting): n for n, run in enumerate(runs(DETECTORS, [0], reduced=False))}
-    frame = cohort_table(sorted(results, key=lambda r: place.get((r["detector"], r["setting"]), len(place))))
-    names = zip(frame["detector"], frame["setting"], strict=True)
-    frame["AUROC in the paper, on its own data"] = [PAPER_AUROC.get(name, "-") for name in names]
-    return frame
-
-
-def pictures(results: Sequence[Result], folder: Path) -> None:
-    """``roc.png``: ROC curves as in the paper's figure 7, a panel for each set of channels, baselines in all."""
-    panels: dict[str, dict[str, list[Any]]] = {"FLAIR": {}, "FLAIR + T1": {}, "FLAIR + T1 + T2": {}}
-    for (detector, setting), group in grouped(results).items():
-        curves = [result["metrics"]["roc"] for result in group]
-        auroc = sum(result["metrics"]["voxels"]["auroc"] for result in group) / len(group)
-        number = 2 if detector in VOXEL_DETECTORS else list(CHANNELS).index(setting.rsplit("-", 1)[0])
-        for n, panel in enumerate(panels.values()):
-            if n == number or detector in BASELINES:
-                panel[f"{detector}, {setting}: {auroc:.3f}"] = curves
-    roc_panels({title: panel for title, panel in panels.items() if panel}, folder / "roc.png")

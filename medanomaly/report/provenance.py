@@ -23,17 +23,14 @@ def provenance_lines(
     first, folder_name = results[0], folder.name
     seeds = sorted({result["seed"] for result in results})
     changed = {key: value for result in results for key, value in result.get("changed_settings", {}).items()}
-    command = (
-        f"medanomaly benchmark {first['experiment']} {shlex.join(arguments)}{' ' if arguments else ''}--detectors "
-        + ",".join(dict.fromkeys(result["detector"] for result in results))
-        + f" --seeds {','.join(map(str, seeds))}"
-        + ("" if data_root is None else f" --data-root {data_root}")
-        + "".join(
-            f" --set {key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
-        )
-        + f" --output {folder.parent}"
-        + (" --reduced" if folder_name.endswith("-reduced") else "")
-    )
+    words = ["medanomaly", "benchmark", first["experiment"], *arguments]
+    words += ["--detectors", ",".join(dict.fromkeys(result["detector"] for result in results))]
+    words += ["--seeds", ",".join(map(str, seeds))]
+    words += [] if data_root is None else ["--data-root", str(data_root)]
+    for key, value in changed.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += ["--output", str(folder.parent), *(["--reduced"] if folder_name.endswith("-reduced") else [])]
+    command = shlex.join(words)
     dates = sorted(result["date"][:10] for result in results)
     machines = dict.fromkeys(
         "{processor}, {cores} cores, {threads} threads, {device}, torch {torch}".format(**result["machine"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import medanomaly
 from medanomaly.data import check_case_id, require_folder, written_whole
 from medanomaly.detectors import IntensityBaseline
 from medanomaly.errors import InputError
+from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
 from medanomaly.report.provenance import current_commit, machine, provenance_lines
 from medanomaly.report.tables import number, show, terminal
@@ -82,6 +84,7 @@ class Experiment:
         pictures: draws what it draws of all results into the folder of the experiment.
         further_table: Markdown below the leaderboard, such as the figures of the paper beside ours.
         arguments: of the command line, that the experiment was made from.
+        shared: options that all results in a folder must have alike, so that rows are measured on equal terms.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Experiment:
     pictures: Callable[[Sequence[Result], Path], None] = lambda results, folder: None
     further_table: Callable[[Sequence[Result]], str] | None = None
     arguments: Sequence[str] = ()
+    shared: Sequence[str] = ()
 
 
 def run_benchmark(
@@ -138,6 +142,7 @@ def run_benchmark(
     planned = _changed(experiment.runs(chosen, seeds, reduced), settings or {})
     for run in planned:
         _check_settings(run, folder)
+    _check_shared(experiment, planned, folder)
     commit = current_commit()  # of the code that runs, whatever happens to the files meanwhile
 
     for n, run in enumerate(planned, start=1):
@@ -161,7 +166,7 @@ def run_benchmark(
             "version": medanomaly.__version__,
             "machine": machine(),
             "seconds": round(clock["seconds"], 1),
-            "metrics": metrics,
+            "metrics": without_nan(metrics),
         }
         _write_json(file, result)
         print(f"      {result['seconds']:.0f} s; {_headline(experiment.leaderboard([result]))}", flush=True)
@@ -188,6 +193,24 @@ def grouped(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
     for result in results:
         groups.setdefault((result["detector"], result["setting"]), []).append(result)
     return groups
+
+
+def check_same(results: Sequence[Result], keys: Sequence[str]) -> None:
+    """Raise InputError if results differ in metrics that all rows of a table must share, such as "voxels.n_voxels"."""
+    for key in keys:
+        found: dict[str, str] = {}
+        for result in results:
+            value: Any = result["metrics"]
+            for part in key.split("."):
+                value = (value or {}).get(part)
+            text = json.dumps(value, default=str)
+            found.setdefault(text, f"{result['detector']}, {result['setting']}, seed {result['seed']}")
+        if len(found) > 1:
+            named = "; ".join(f"{example} has {text[:60]}" for text, example in found.items())
+            raise InputError(
+                f"the results do not share one {key.split('.')[-1]}: {named}. Rows of one table are measured on equal "
+                "terms: delete the result files of the earlier ones, and run the benchmark again."
+            )
 
 
 def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) -> pd.DataFrame:
@@ -242,6 +265,19 @@ def _check_settings(run: Run, folder: Path) -> None:
                 raise InputError(
                     f"{file} was made with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is asked for: "
                     f"choose another --output, or delete that file and {folder / 'runs' / run.id} to run it again."
+                )
+
+
+def _check_shared(experiment: Experiment, planned: Sequence[Run], folder: Path) -> None:
+    """Raise InputError if results in ``folder`` were measured on other terms than the runs that are planned."""
+    for file in sorted((folder / "results").glob("*.json")):
+        found = _read_json(file)["settings"].get("options", {})
+        for run, key in product(planned, experiment.shared):
+            wanted = run.record["options"]
+            if key in wanted and key in found and wanted[key] != found[key]:
+                raise InputError(
+                    f"{file} was made with {key}={found[key]!r}, and {key}={wanted[key]!r} is asked for: rows of one "
+                    "table are measured on equal terms, so choose another --output, or delete the results there."
                 )
 
 

@@ -7,8 +7,10 @@ tissue of the training cases. Brightness heads the table, on the same voxels and
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +20,17 @@ import numpy as np
 import pandas as pd
 
 from medanomaly.data import read_datalist
+from medanomaly.data.datalist import is_image_label
+from medanomaly.data.digests import case_digests
+from medanomaly.data.training_cases import check_apart
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
+from medanomaly.evaluation.cohort import require_labels
+from medanomaly.evaluation.voxel_metrics import thinned
 from medanomaly.report import roc_panels
-from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, grouped, run_benchmark
-from medanomaly.workflows.bundles import bundle_names, settings_it_has
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, check_same, grouped, run_benchmark
+from medanomaly.workflows.bundles import bundle_names, find_bundle, find_chain, read_settings, settings_it_has
+from medanomaly.workflows.compose import merge
 from medanomaly.workflows.scorers import CHAINS, OVERLAYS, Cohort, Scorer
 
 # of the table: name and place in the metrics; what no row has is left out
@@ -39,6 +47,14 @@ CASE_COLUMNS = {
     "case specificity": "case_level.specificity",
     "case F1": "case_level.f1",
 }
+# settings of bundles that the benchmark sees to itself, and what decides them
+RESERVED = {
+    "seed": "--seeds",
+    "in_channels": "the images of a case",
+    **dict.fromkeys(("datalist", "dataset_dir", "training_cases", "held_out_cases"), "--datalist and --data-root"),
+    "resume": "what is in --output",
+}
+ROC_POINTS = 100  # in a result file
 
 
 def benchmark(
@@ -71,7 +87,8 @@ def benchmark(
         The leaderboard.
 
     Raises:
-        InputError: if a file or section is missing, a name unknown, or ``output`` holds results of other settings.
+        InputError: if a file, a section or the label of a test case is missing, a name unknown, a test case is a
+            training or validation case by content, or ``output`` holds results of other settings or cases.
         ConfigError: for a setting that no bundle has.
     """
     given = {**({} if region is None else {"region": region}), **(settings or {})}
@@ -95,8 +112,9 @@ def cohort_experiment(
         settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
 
     Raises:
-        InputError: if the datalist, a file or a section is missing.
-        ConfigError: for a setting that no bundle has.
+        InputError: if the datalist, a file, a section or the label of a test case is missing, or a test case is one to
+            train on or to validate with, by content.
+        ConfigError: for a setting that no bundle has, or that is not for a user to set.
     """
     read = partial(read_datalist, datalist, base_dir=data_root)
     sections = {"training": read("training"), "validation": read("validation", required=False), "test": read("test")}
@@ -105,20 +123,29 @@ def cohort_experiment(
         raise InputError(f"{datalist}: cases have {sorted(channels)} images, but all need the same channels.")
     if chain not in CHAINS:
         raise ConfigError(f"chain is {chain!r}: use one of {', '.join(CHAINS)}.")
+    require_labels(sections["test"])
+    for section in ("training", "validation"):
+        check_apart(sections[section], section, sections["test"], "test")
+    for key in RESERVED.keys() & (settings or {}).keys():
+        raise ConfigError(f"{key} cannot be set in a benchmark: {RESERVED[key]} decides it.")
     own = {name: settings_it_has(name, settings or {}, OVERLAYS.get(chain, chain)) for name in bundle_names()}
     for key in settings or {}:
         if not any(key in has for has in own.values()):
             raise ConfigError(f"no bundle has a setting {key!r}: see the README of a bundle for those that it has.")
 
-    of_chain = inspect.signature(CHAINS[chain]).parameters
-    preparation = {key: value for key, value in (settings or {}).items() if key in of_chain}
+    preparation = _preparation(chain, settings or {})
+    channel = {"channel": settings["intensity_channel"]} if settings and "intensity_channel" in settings else {}
+    options = {"cases": {section: _fingerprint(cases) for section, cases in sections.items()}, "chain": chain}
+    options["preparation"] = {key: value for key, value in preparation.items() if key != "cache_dir"}
 
     def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
         short = {"max_epochs": 1} if reduced else {}
         planned = []
         for name in detectors:
-            of = [Run(name, "own", seeds[0])] if name in BASELINES else []
-            planned += of or [Run(name, "own", seed, name, {**own[name], **short}) for seed in seeds]
+            if name in BASELINES:
+                planned.append(Run(name, "own", seeds[0], scoring=channel, options=options))
+            else:
+                planned += [Run(name, "own", seed, name, {**own[name], **short}, {}, options) for seed in seeds]
         return planned
 
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
@@ -142,7 +169,26 @@ def cohort_experiment(
         },
         roc_curves,
         arguments=arguments,
+        shared=tuple(options),
     )
+
+
+def _preparation(chain: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the chain: those that the bundles have, and in their place those that a user sets."""
+    known = inspect.signature(CHAINS[chain]).parameters.keys()
+    overlay = {} if OVERLAYS.get(chain, chain) is None else json.loads(find_chain(chain).read_text())
+    config = merge(read_settings(find_bundle(bundle_names()[0]), "inference"), overlay)
+    asked = {re.sub("^preprocessing(#|::)", "", key): value for key, value in settings.items()}
+    chosen = {key: value for key, value in {**config, **asked}.items() if key in known}
+    return {key: value for key, value in chosen.items() if key in asked or key not in ("in_channels", "cache_dir")}
+
+
+def _fingerprint(cases: Sequence[Mapping[str, Any]]) -> str:
+    """What cases hold, whatever their files are called: changed scans, masks or labels change it."""
+    digests = case_digests(cases, ("image", "region", "label"))
+    numbers = {case["case"]: case["label"] for case in cases if is_image_label(case.get("label"))}
+    text = json.dumps([digests, numbers], sort_keys=True)
+    return f"{len(cases)} cases, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
@@ -151,7 +197,11 @@ def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | N
     sources, calibrations = {run.detector: scorer.heatmap}, {run.detector: calibration}
     found = evaluate_cohort(cohort.test, sources, folder / "evaluation", calibrations=calibrations)
     (row,) = found["detectors"]
-    kept = {key: row[key] for key in row if key not in ("name", "cases")}
+    kept = {key: row[key] for key in row if key not in ("name", "cases", "roc", "case_roc")}
+    curve = row.get("roc") or row.get("case_roc")
+    if curve is not None:
+        rates = thinned(np.array(curve["fpr"]), np.array(curve["tpr"]), ROC_POINTS)
+        kept["roc"] = {name: rate.round(5).tolist() for name, rate in zip(("fpr", "tpr"), rates, strict=True)}
     return {**kept, "threshold_from": calibration.source, "n_cases": found["n_cases"]}
 
 
@@ -161,7 +211,7 @@ def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
     Raises:
         InputError: if results were not measured on equal terms: other voxels, or thresholds from other normals.
     """
-    check_equal_terms(results)
+    check_same(results, ("voxels.n_voxels", "n_cases", "threshold_from"))
     rows = []
     for (detector, setting), group in grouped(results).items():
         table = pd.json_normalize([dict(result["metrics"]) for result in group])
@@ -169,29 +219,15 @@ def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
         for column, key in {**VOXEL_COLUMNS, **CASE_COLUMNS}.items():
             if key not in table:
                 continue
-            row[column], row[f"{column} sd"] = float(table[key].mean()), float(table[key].std())
-            low, high = (f"intervals.{key.split('.')[-1]}.{end}" for end in ("low", "high"))
-            if key.startswith("voxels.") and low in table and table[low].notna().all():
+            values = pd.to_numeric(table[key])  # what is undefined is None
+            row[column], row[f"{column} sd"] = float(values.mean()), float(values.std())
+            place = "intervals" if key.startswith("voxels.") else "case_level.intervals"
+            low, high = (f"{place}.{key.split('.')[-1]}.{end}" for end in ("low", "high"))
+            is_main = key.startswith("voxels.") or "voxels.auroc" not in table
+            if is_main and low in table and table[low].notna().all():
                 row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def check_equal_terms(results: Sequence[Result]) -> None:
-    """Raise InputError if results were measured on other voxels or cases, or with thresholds from other normals."""
-    for key in ("voxels.n_voxels", "n_cases", "threshold_from"):
-        found: dict[str, str] = {}
-        for result in results:
-            value: Any = result["metrics"]
-            for part in key.split("."):
-                value = (value or {}).get(part)
-            found[str(value)] = f"{result['detector']}, {result['setting']}"
-        if len(found) > 1:
-            named = "; ".join(f"{example} has {value}" for value, example in found.items())
-            raise InputError(
-                f"the results do not share one {key.split('.')[-1]}: {named}. Rows of one table are measured on equal "
-                "terms: delete the result files of the earlier ones, and run the benchmark again."
-            )
 
 
 def roc_curves(results: Sequence[Result], folder: Path) -> None:

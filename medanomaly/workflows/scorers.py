@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,17 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medanomaly.errors import ConfigError
+from medanomaly.data import written_whole
+from medanomaly.data.datalist import is_image_label
+from medanomaly.data.training_cases import check_apart
+from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
 from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
 from medanomaly.evaluation.normals import normals_in_words
-from medanomaly.preprocessing import brain_mri, radiograph
+from medanomaly.preprocessing import brain_mri, radiograph, user_cache
 from medanomaly.training import load_detector
-from medanomaly.workflows.bundles import copy_bundle, read_settings, run_bundle
+from medanomaly.workflows.bundles import copy_bundle, find_bundle, read_settings, run_bundle, settings_it_has
 from medanomaly.workflows.settings import apply_settings
 
 Case = Mapping[str, Any]
@@ -37,11 +41,12 @@ class Cohort:
     Args:
         training: healthy cases; what touches a ``label`` is left out.
         validation: healthy cases for early stopping and for thresholds; the training cases serve if there are none.
-        test: cases with ``label``.
+        test: cases with ``label``; none of them may be a training or a validation case, whatever it is called.
         chain: how cases are prepared: "brain_mri" or "radiograph", from paths as ``read_datalist`` gives them; None for
             cases that are prepared already, with ``image`` (C, H, W, D) and ``region`` (1, H, W, D) as tensors.
         preparation: arguments of the chain, the same for all rows of a table: ``spacing``, ``region``, ...
         n_channels: images of a case.
+        tuning: further cases that an experiment chooses thresholds with; a detector may know them.
     """
 
     training: Sequence[Case]
@@ -50,6 +55,7 @@ class Cohort:
     chain: str | None = "brain_mri"
     preparation: Mapping[str, Any] = field(default_factory=dict)
     n_channels: int = 1
+    tuning: Sequence[Case] = ()
 
     @property
     def normals(self) -> Sequence[Case]:
@@ -60,7 +66,7 @@ class Cohort:
         """The chain for baselines; a detector has that of its bundle."""
         if self.chain is None:
             return None
-        return CHAINS[self.chain](in_channels=self.n_channels, **self.preparation)
+        return CHAINS[self.chain](**{"cache_dir": user_cache(), **self.preparation, "in_channels": self.n_channels})
 
 
 class Scorer:
@@ -112,7 +118,8 @@ class Scorer:
         for case in normals:
             heatmap = self.heatmap(case)
             normal = np.isfinite(heatmap)
-            scores.append(heatmap[normal if case.get("label") is None else normal & ~label_on_scan(case)])
+            has_mask = case.get("label") is not None and not is_image_label(case["label"])
+            scores.append(heatmap[normal & ~label_on_scan(case) if has_mask else normal])
         return Calibration.fit(scores, normals_in_words(len(normals), held_out), held_out=held_out)
 
 
@@ -128,14 +135,45 @@ def train_scorer(
         seed: of the training.
         settings: of the bundle, in place of its own values.
         scoring: settings of scoring alone, such as ``sign``: several scorers can share one training.
+
+    Raises:
+        InputError: if ``folder`` holds a training with other settings, or a test case is a training or a validation
+            case by what it holds.
+        ConfigError: for a setting that the bundle does not have.
     """
+    for section, cases in (("training", cohort.training), ("validation", cohort.validation)):
+        check_apart(cases, section, cohort.test, "test")
+    chain = OVERLAYS.get(cohort.chain, cohort.chain)
+    own = {**_of_bundle(bundle, cohort.preparation), "in_channels": cohort.n_channels, "seed": seed, **settings}
+    _keep_settings(folder, {"bundle": str(bundle), "chain": chain, **own})
     if not (folder / "models" / "model.pt").exists():
-        common = {**cohort.preparation, "in_channels": cohort.n_channels, "seed": seed}
-        quiet = {"train#trainer#progress": False, "inferer#progress": False}
-        copy_bundle(bundle, folder, {**quiet, **common, **settings}, chain=OVERLAYS.get(cohort.chain, cohort.chain))
-        cases = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
-        run_bundle(folder, "train", resume=True, **cases)
+        silent = dict.fromkeys(("train#trainer#progress", "inferer#progress", "inferer#inferer#progress"), False)
+        copy_bundle(bundle, folder, {**settings_it_has(bundle, silent), **own}, chain=chain)
+        given = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
+        run_bundle(folder, "train", resume=True, **given)
     return load_scorer(folder, **scoring)
+
+
+def _of_bundle(bundle: str, preparation: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the chain as settings of a bundle, where some are settings of their own."""
+    known = read_settings(find_bundle(bundle), "inference")
+    alone = {"size"}  # of the chain of films, which the bundle gets with its overlay
+    return {key if key in known or key in alone else f"preprocessing#{key}": v for key, v in preparation.items()}
+
+
+def _keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write down, beside its folder, what a training is made with; InputError if it was begun with other settings."""
+    file = folder.with_name(f"{folder.name}.json")
+    wanted = json.loads(json.dumps(settings))
+    found = json.loads(file.read_text()) if folder.exists() and file.exists() else wanted
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise InputError(
+                f"the training in {folder} was begun with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is "
+                f"asked for: choose another folder, or delete {folder} to train again."
+            )
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(wanted))
 
 
 def load_scorer(model: str | Path, **scoring: Any) -> Scorer:
