@@ -166,6 +166,9 @@ def benchmark(
     datalist: Annotated[
         Path | None, typer.Option(help="Of cohort, and of white-matter: JSON with 'training' and 'test'.")
     ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Of cohort: a public dataset, such as open_ms, in place of a datalist.")
+    ] = None,
     detectors: Annotated[str | None, typer.Option(help="Names, comma between; all of them if not given.")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers, comma between; a training for each.")] = "0,1,2",
     data_root: Annotated[
@@ -174,7 +177,9 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for the results; what is there is not run again.")] = Path(
         "results"
     ),
-    chain: Annotated[str, typer.Option(help="Of cohort: how to prepare, brain_mri or radiograph.")] = "brain_mri",
+    chain: Annotated[
+        str | None, typer.Option(help="Of cohort: how to prepare, brain_mri (if not given) or radiograph.")
+    ] = None,
     brain: Annotated[
         str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")
     ] = None,
@@ -198,13 +203,12 @@ def benchmark(
         raise InputError(f"--seeds {seeds!r} is not a list of whole numbers: write --seeds 0,1,2.") from None
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
     if name == "cohort":
-        if datalist is None:
-            raise InputError("there is no cohort: name its datalist with --datalist (see README, 'Your data').")
         workflows.benchmark(
             datalist,
             names,
             numbers,
             output,
+            manifest=manifest,
             data_root=data_root,
             chain=chain,
             region=brain,
@@ -213,7 +217,8 @@ def benchmark(
         )
     else:
         run_benchmark(find_experiment(name, datalist), names, numbers, data_root, output, reduced, _settings(setting))
-    folder = output / (f"{name}-reduced" if reduced else name)
+    named = Path(manifest).stem if manifest else name
+    folder = output / (f"{named}-reduced" if reduced else named)
     print(
         f"\nResults are in {folder}: leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run."
     )

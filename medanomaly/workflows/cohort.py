@@ -22,6 +22,7 @@ import pandas as pd
 from medanomaly.data import read_datalist
 from medanomaly.data.datalist import is_image_label
 from medanomaly.data.digests import case_digests
+from medanomaly.data.manifests import datalist_from_manifest, read_manifest
 from medanomaly.data.training_cases import check_apart
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
@@ -58,13 +59,14 @@ ROC_POINTS = 100  # in a result file
 
 
 def benchmark(
-    datalist: str | Path,
+    datalist: str | Path | None = None,
     detectors: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     output: str | Path = "results",
     *,
+    manifest: str | Path | None = None,
     data_root: str | Path | None = None,
-    chain: str = "brain_mri",
+    chain: str | None = None,
     region: str | None = None,
     settings: Mapping[str, Any] | None = None,
     reduced: bool = False,
@@ -73,13 +75,17 @@ def benchmark(
 
     Args:
         datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
-            and 1, under ``test``.
+            and 1, under ``test``; or none, and a manifest.
         detectors: baselines ("intensity", "intensity-smoothed", "intensity-equalised") and bundles; all if not given.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.
-        data_root: what relative paths in the datalist start from; its own folder if not given.
-        chain: how cases are prepared: "brain_mri" or "radiograph".
-        region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; the chain's own if not given.
+        manifest: of a public dataset, by its name or its path, in place of a datalist; the folder in ``output`` is
+            named after it.
+        data_root: what relative paths in the datalist start from, its own folder if not given; with a manifest, the
+            folder of the download.
+        chain: how cases are prepared: "brain_mri" or "radiograph"; what the manifest says, or brain MRI, if not given.
+        region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; what the manifest says, or the
+            chain's own, if not given.
         settings: for all bundles that have them, such as ``spacing`` or ``max_epochs``.
         reduced: one epoch, to see that all works; the figures mean nothing.
 
@@ -91,36 +97,45 @@ def benchmark(
             training or validation case by content, or ``output`` holds results of other settings or cases.
         ConfigError: for a setting that no bundle has.
     """
+    if (datalist is None) == (manifest is None):
+        raise InputError(
+            "name the datalist of the cohort (--datalist; see README, 'Your data'), or a public dataset (--manifest): one "
+            "of the two."
+        )
+    of = {} if manifest is None else read_manifest(manifest)
+    region = region or of.get("region")
     given = {**({} if region is None else {"region": region}), **(settings or {})}
-    experiment = cohort_experiment(datalist, data_root, chain, given)
+    experiment = cohort_experiment(datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest)
     folder = run_benchmark(experiment, detectors, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
 
 
 def cohort_experiment(
-    datalist: str | Path,
+    datalist: str | Path | None,
     data_root: str | Path | None = None,
     chain: str = "brain_mri",
     settings: Mapping[str, Any] | None = None,
+    manifest: str | Path | None = None,
 ) -> Experiment:
-    """The experiment that a datalist makes.
+    """The experiment that a datalist makes, or a manifest.
 
     Args:
-        datalist: JSON with ``training``, maybe ``validation``, and ``test``.
+        datalist: JSON with ``training``, maybe ``validation``, and ``test``; None with a manifest.
         data_root: what relative paths in it start from; its own folder if not given.
         chain: how cases are prepared: "brain_mri" or "radiograph".
         settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
+        manifest: see :func:`benchmark`.
 
     Raises:
         InputError: if the datalist, a file, a section or the label of a test case is missing, or a test case is one to
             train on or to validate with, by content.
         ConfigError: for a setting that no bundle has, or that is not for a user to set.
     """
-    read = partial(read_datalist, datalist, base_dir=data_root)
-    sections = {"training": read("training"), "validation": read("validation", required=False), "test": read("test")}
+    sections = _sections(datalist, manifest, data_root)
+    source = Path(str(datalist or manifest))
     channels = {len(case["image"]) for cases in sections.values() for case in cases}
     if len(channels) > 1:
-        raise InputError(f"{datalist}: cases have {sorted(channels)} images, but all need the same channels.")
+        raise InputError(f"{source}: cases have {sorted(channels)} images, but all need the same channels.")
     if chain not in CHAINS:
         raise ConfigError(f"chain is {chain!r}: use one of {', '.join(CHAINS)}.")
     require_labels(sections["test"])
@@ -151,13 +166,17 @@ def cohort_experiment(
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
         return Cohort(**sections, chain=chain, preparation=preparation, n_channels=next(iter(channels)))
 
-    arguments = ["--datalist", str(datalist), *(() if chain == "brain_mri" else ("--chain", chain))]
+    arguments = [
+        "--datalist" if manifest is None else "--manifest",
+        str(source),
+        *(() if chain == "brain_mri" else ("--chain", chain)),
+    ]
     for key, value in (settings or {}).items():
         shown = value if isinstance(value, str) else json.dumps(value)
         arguments += ["--brain", shown] if key == "region" else ["--set", f"{key}={shown}"]
-    trained_on = f"the {len(sections['training'])} training cases of {Path(datalist).name}"
+    trained_on = f"the {len(sections['training'])} training cases of {source.name}"
     return Experiment(
-        "cohort",
+        "cohort" if manifest is None else source.stem,
         (*BASELINES, *own),
         runs,
         cohort,
@@ -189,6 +208,18 @@ def _fingerprint(cases: Sequence[Mapping[str, Any]]) -> str:
     numbers = {case["case"]: case["label"] for case in cases if is_image_label(case.get("label"))}
     text = json.dumps([digests, numbers], sort_keys=True)
     return f"{len(cases)} cases, {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _sections(
+    datalist: str | Path | None, manifest: str | Path | None, data_root: str | Path | None
+) -> dict[str, list[dict[str, Any]]]:
+    if manifest is None:
+        read = partial(read_datalist, datalist, base_dir=data_root)
+        return {"training": read("training"), "validation": read("validation", required=False), "test": read("test")}
+    if data_root is None:
+        raise InputError(f"the manifest {manifest} needs the folder of the download: give --data-root.")
+    found = datalist_from_manifest(manifest, data_root)
+    return {section: found.get(section, []) for section in ("training", "validation", "test")}
 
 
 def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
