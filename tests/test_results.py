@@ -48,7 +48,7 @@ def test_results_stay_small() -> None:
 @pytest.mark.parametrize("folder", WHITE_MATTER, ids=lambda path: path.parent.name)
 def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
     metrics = [json.loads(path.read_text())["metrics"] for path in (folder / "results").glob("*.json")]
-    assert len({m["n_voxels"] for m in metrics}) == 1
+    assert len({m["voxels"]["n_voxels"] for m in metrics}) == 1
     assert len({m["threshold_from"] for m in metrics}) == 1
 
 
@@ -86,8 +86,8 @@ def test_the_readmes_benchmark_is_that_of_the_results() -> None:
     assert list(shown) == list(files)
     for name, file in files.items():
         metrics = json.loads((folder / f"{file}_seed0.json").read_text())["metrics"]
-        keys = ("auroc", "average_precision", "best_dice_oracle", "dice")
-        assert shown[name] == [f"{metrics[key]:.3f}" for key in keys], name
+        voxels = [metrics["voxels"][key] for key in ("auroc", "average_precision", "best_dice")]
+        assert shown[name] == [f"{value:.3f}" for value in (*voxels, metrics["at_threshold"]["dice"])], name
 
 
 def test_the_readmes_demo_is_that_of_its_result_file() -> None:

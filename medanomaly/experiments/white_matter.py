@@ -69,7 +69,7 @@ def white_matter(datalist: str | Path | None = None) -> Experiment:
         partial(leaderboard, order),
         origin,
         pictures,
-        arguments=() if datalist is None else ("--datalist", str(datalist)),
+        arguments=() if datalist is None else ("white-matter", "--datalist", str(datalist)),
         shared=("training_patient", "test_patient", "datalist"),
     )
 

@@ -83,7 +83,7 @@ class Experiment:
         origin: what a run was trained on and how its settings were chosen: ``trained_on``, ``settings_chosen``.
         pictures: draws what it draws of all results into the folder of the experiment.
         further_table: Markdown below the leaderboard, such as the figures of the paper beside ours.
-        arguments: of the command line, that the experiment was made from.
+        arguments: words of the command line that the experiment was made from; its name, if not given.
         shared: options that all results in a folder must have alike, so that rows are measured on equal terms.
     """
 
@@ -159,6 +159,7 @@ def run_benchmark(
             "setting": run.setting,
             "seed": run.seed,
             "settings": run.record,
+            "arguments": list(experiment.arguments) or [experiment.name],
             "changed_settings": dict(settings or {}),
             **experiment.origin(run),
             "commit": commit,
@@ -222,7 +223,7 @@ def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) 
     with written_whole(folder / "leaderboard.csv") as temporary:
         frame.to_csv(temporary, index=False)
     with written_whole(folder / "leaderboard.md") as temporary:
-        parts = [markdown_table(frame), provenance_lines(results, folder, data_root, experiment.arguments)]
+        parts = [markdown_table(frame), provenance_lines(results, folder, data_root)]
         if experiment.further_table is not None:
             parts.insert(1, experiment.further_table(results))
         temporary.write_text("\n".join(parts))

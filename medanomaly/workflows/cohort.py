@@ -99,8 +99,8 @@ def benchmark(
     """
     if (datalist is None) == (manifest is None):
         raise InputError(
-            "name the datalist of the cohort (--datalist; see README, 'Your data'), or a public dataset (--manifest): one "
-            "of the two."
+            "name the datalist of the cohort (--datalist; see README, 'Your data'), or a public dataset (--manifest): "
+            "one of the two."
         )
     of = {} if manifest is None else read_manifest(manifest)
     region = region or of.get("region")

@@ -89,7 +89,7 @@ def test_results_leaderboard_and_pictures(coins: Coins, tmp_path: Path, capsys: 
     assert result["settings"]["options"] == {"size": 3, "shape": [1, 2], "reduced": False}
     assert result["settings"]["bundle"] is None and result["changed_settings"] == {}
     assert result["metrics"]["figure"] == 0.2 and result["metrics"]["undefined"] is None and "NaN" not in text
-    more = "settings changed_settings trained_on settings_chosen commit date version machine seconds metrics"
+    more = "arguments settings changed_settings trained_on settings_chosen commit date version machine seconds metrics"
     assert set(result) - set(expected) == set(more.split()) and len(text.splitlines()) == 1
     assert result["machine"]["torch"] == torch.__version__
     table = pd.read_csv(folder / "leaderboard.csv")
@@ -154,7 +154,7 @@ def test_settings_can_be_changed_and_the_results_say_so(coins: Coins, tmp_path: 
 def test_the_command_below_the_table_is_that_of_its_runs(
     coins: Coins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coins.further = {"arguments": ("--datalist", "my list.json")}
+    coins.further = {"arguments": ("coins", "--datalist", "my list.json")}
     changed = {"size": 5, "shape": [2, 2], "reduced": "so so"}
     folder = run_benchmark(coins.experiment, PLAIN, [0, 3], "data", tmp_path / "a folder", True, changed)
     (command,) = [line for line in (folder / "leaderboard.md").read_text().splitlines() if "Command" in line]
@@ -317,7 +317,7 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("point", ["before the copy", "in training", "before the model", "in calibration", "scoring"])
+@pytest.mark.parametrize("point", ["before the copy", "in training", "before the model", "scoring"])
 def test_an_interrupted_training_comes_to_the_same_end(
     point: str, small: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,13 +333,11 @@ def test_an_interrupted_training_comes_to_the_same_end(
             patch.setattr("medanomaly.training.trainer.DetectorTrainer._report", stop)
         elif point == "before the model":
             patch.setattr("medanomaly.training.trainer.DetectorTrainer._finish", stop)
-        elif point == "in calibration":
-            patch.setattr("medanomaly.evaluation.calibrate_model", stop)
         else:
             patch.setattr(scorers, "load_scorer", stop)
         with pytest.raises((StopError, ConfigError)):
             train_scorer("ganomaly", small, tmp_path / "m", 0, TINY, {})
-    assert (tmp_path / "m" / "models" / "model.pt").exists() == (point in ("in calibration", "scoring"))
+    assert (tmp_path / "m" / "models" / "model.pt").exists() == (point == "scoring")
     heatmap = train_scorer("ganomaly", small, tmp_path / "m", 0, TINY, {}).heatmap(small.test[0])
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "m"))
     np.testing.assert_array_equal(heatmap, whole)

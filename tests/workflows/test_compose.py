@@ -129,7 +129,7 @@ def test_the_chains_that_come_with_it_are_overlays(tmp_path: Path) -> None:
         root = copy_bundle("ganomaly", tmp_path / file.stem, {}, file.stem)
         for config in ("train", "inference", "evaluate"):
             content = json.loads((root / "configs" / f"{config}.json").read_text())
-            for key in references(content["preprocessing"]):
+            for key in references(content["preprocessing"] or {}):
                 assert key in content, key
 
 
