@@ -40,7 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--data-root", type=Path, default=machine.REPOSITORY.parent / "shared" / "data")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=Path("data"),
+        help="folder of open_ms, a real scan for section p, which is left out without it (%(default)s)",
+    )
     given = parser.parse_args(arguments)
     chosen = ["a" if name == "f" else name for name in given.only.replace(" ", "").split(",") if name] or list(SECTIONS)
     if unknown := set(chosen) - set(SECTIONS):

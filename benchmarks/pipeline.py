@@ -20,7 +20,7 @@ from benchmarks.tables import Section, Table, at_least, at_most, number, skipped
 from benchmarks.timing import Run, interleaved, medians, say, synchronize
 from benchmarks.ways import grid_of
 from medanomaly.detectors import GANomaly
-from medanomaly.evaluation import in_brain, voxel_metrics
+from medanomaly.evaluation import in_region, voxel_metrics
 from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.preprocessing import brain_mri
 from medanomaly.training import load_detector
@@ -99,7 +99,7 @@ def _compare_precision(model: Path, data: Path, settings: Run) -> Section:
     auroc = {}
     for name, heatmap in heatmaps.items():
         in_mask = np.where(brain[0, 0].numpy() > 0, heatmap[0, 0].numpy(), np.nan)
-        auroc[name] = voxel_metrics(*in_brain(in_mask, label))["auroc"]
+        auroc[name] = voxel_metrics(*in_region(in_mask, label))["auroc"]
     rows = [
         (
             name,

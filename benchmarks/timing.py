@@ -20,7 +20,7 @@ class Run:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
-    data_root: Path = Path("../shared/data")
+    data_root: Path = Path("data")
     peaks: Peaks = field(default_factory=Peaks)
 
     def rounds(self, full: int) -> int:

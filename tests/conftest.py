@@ -19,6 +19,49 @@ def _cache_of_its_own(tmp_path_factory):
         yield
 
 
+def _element(tag: int, kind: str, value: bytes | str | int | float) -> bytes:
+    """One element of a DICOM file, explicit VR, little endian."""
+    if isinstance(value, str):
+        value = value.encode()
+    elif isinstance(value, int):
+        value = value.to_bytes(4 if kind == "UL" else 2, "little")
+    value += (b"\0" if kind in ("UI", "OW") else b" ") * (len(value) % 2)
+    size = bytes(2) + len(value).to_bytes(4, "little") if kind == "OW" else len(value).to_bytes(2, "little")
+    return (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little") + kind.encode() + size + value
+
+
+def write_radiograph(
+    path: Path,
+    pixels: np.ndarray,
+    photometric: str,
+    spacing: tuple[float, float] | None = None,
+    rescale: tuple[float, float] | None = None,
+) -> Path:
+    """A DICOM file (DX) of ``pixels`` (rows, columns) of 8 or 16 bits; spacing between rows and columns in mm."""
+    bits, signed = 8 * pixels.dtype.itemsize, int(pixels.dtype.kind == "i")
+    kind, syntax = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.1.2.1"
+    meta = _element(0x20002, "UI", kind) + _element(0x20003, "UI", "1.2.3.4") + _element(0x20010, "UI", syntax)
+    body = [(0x80016, "UI", kind), (0x80018, "UI", "1.2.3.4"), (0x80060, "CS", "DX")]
+    if spacing is not None:
+        body.append((0x181164, "DS", "\\".join(map(str, spacing))))
+    body += [(0x20000D, "UI", "1.2.3.5"), (0x20000E, "UI", "1.2.3.6")]
+    body += [(0x280002, "US", 1), (0x280004, "CS", photometric)]
+    body += [(0x280010, "US", pixels.shape[0]), (0x280011, "US", pixels.shape[1])]
+    body += [(0x280100, "US", bits), (0x280101, "US", bits), (0x280102, "US", bits - 1), (0x280103, "US", signed)]
+    if rescale is not None:
+        body += [(0x281052, "DS", str(rescale[1])), (0x281053, "DS", str(rescale[0]))]
+    body.append((0x7FE00010, "OW", pixels.tobytes()))
+    elements = b"".join(_element(*element) for element in body)
+    path.write_bytes(bytes(128) + b"DICM" + _element(0x20000, "UL", len(meta)) + meta + elements)
+    return path
+
+
+@pytest.fixture(scope="session")
+def radiograph_writer() -> Callable[..., Path]:
+    """``write_radiograph``."""
+    return write_radiograph
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "results").glob("**/results/*.json"))
+LIMIT = 1_500_000  # bytes of the whole folder
 LEADERBOARDS = sorted((ROOT / "results").glob("**/leaderboard.md"))
 WHITE_MATTER = [path.parent for path in LEADERBOARDS if path.parent.name == "white-matter"]
 
@@ -28,6 +30,19 @@ def section(document: str, marker: str) -> str:
 @pytest.mark.parametrize("file", RESULTS, ids=lambda path: path.stem)
 def test_a_result_was_made_by_a_commit_that_is_in_the_repository(file: Path) -> None:
     assert re.fullmatch("[0-9a-f]{40}", json.loads(file.read_text())["commit"])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").glob("**/*.json")), ids=lambda path: path.stem)
+def test_a_result_is_one_line(file: Path) -> None:
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_results_stay_small() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z", "results"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(path.stat().st_size for path in files if path.exists()) < LIMIT
 
 
 @pytest.mark.parametrize("folder", WHITE_MATTER, ids=lambda path: path.parent.name)

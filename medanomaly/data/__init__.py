@@ -2,11 +2,19 @@
 
 from medanomaly.data.datalist import cases_from_files, check_case_id, read_datalist, require_cases
 from medanomaly.data.demo_cohort import make_demo_cohort
+from medanomaly.data.manifests import datalist_from_manifest, manifest_names, read_manifest
 from medanomaly.data.prefetch import PrefetchDataLoader
 from medanomaly.data.provenance import begin_scores, check_scores, read_provenance, record_scores
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
 from medanomaly.data.training_cases import begin_training
-from medanomaly.data.writing import SaveHeatmapd, heatmap_path, require_folder, save_on_grid, written_whole
+from medanomaly.data.writing import (
+    SaveHeatmapd,
+    display_path,
+    heatmap_path,
+    require_folder,
+    save_on_grid,
+    written_whole,
+)
 
 __all__ = [
     "LoadCased",
@@ -17,10 +25,14 @@ __all__ = [
     "cases_from_files",
     "check_case_id",
     "check_scores",
+    "datalist_from_manifest",
+    "display_path",
     "heatmap_path",
     "make_demo_cohort",
+    "manifest_names",
     "read_channels",
     "read_datalist",
+    "read_manifest",
     "read_provenance",
     "read_volume",
     "record_scores",

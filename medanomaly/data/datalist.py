@@ -6,13 +6,15 @@ import difflib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medanomaly.data.films import PICTURES
 from medanomaly.errors import InputError
 
-SECTIONS = ("training", "validation", "test")
+SECTIONS = ("training", "validation", "test", "mixed")
+HEALTHY = ("training", "validation")  # detectors learn from the one, thresholds come from the other
 CASE_KEYS = ("image", "region", "label", "case")
 OTHER_NAMES = {"brain": "region"}  # what the region is in a cohort of heads
 CASE_ID = re.compile(r"[^\W_][\w.+-]*(?: [\w.+-]+)*")
@@ -27,9 +29,11 @@ def read_datalist(
 ) -> list[dict[str, Any]]:
     """The cases of one section, with absolute paths and a ``case`` id each.
 
-    A datalist is ``{"training": [...], "validation": [...], "test": [...]}``; a case is ``{"image": path or
-    [path, ...], "region": path, "label": path, "case": id}``, where only ``image`` is needed and several image paths
-    are channels. The region is the mask in which scores mean something; it may be called "brain".
+    A datalist is ``{"training": [...], "validation": [...], "test": [...], "mixed": [...]}``, where mixed is healthy
+    and diseased, not told apart, for detectors that learn from both. A case is ``{"image": path or [path, ...],
+    "region": path, "label": path or number, "case": id}``, where only ``image`` is needed and several image paths are
+    channels. The region is the mask in which scores mean something; it may be called "brain". The label is a mask of
+    lesions, or, where nobody has drawn what is abnormal, 0 for a healthy case and 1 for another.
 
     Args:
         datalist: the JSON file; None, the default of the bundles, gives no cases.
@@ -39,7 +43,8 @@ def read_datalist(
         skip_missing: leave out a case one of whose files does not exist, in place of an error.
 
     Raises:
-        InputError: if the file or an image is missing, the JSON is broken, or a section or a key is misspelt.
+        InputError: if the file or an image is missing, the JSON is broken, a section or a key is misspelt, or a case
+            to train on or to take thresholds from has the label 1.
     """
     if datalist is None:
         return []
@@ -60,12 +65,41 @@ def read_datalist(
         return []
     if not isinstance(cases, list):
         raise InputError(f"{path}: {section!r} is a {type(cases).__name__}, but a list of cases is needed.")
+    return check_cases(cases, section, str(path), base, skip_missing)
+
+
+def check_cases(
+    cases: Sequence[Any], section: str, where: str, base: Path, skip_missing: bool = False
+) -> list[dict[str, Any]]:
+    """The entries of a section as :func:`read_datalist` gives them; ``where`` is what messages name."""
     result = [
-        _check_case(case, f"{path}, {section!r}, entry {n}", base)
+        _check_case(case, f"{where}, {section!r}, entry {n}", base)
         for n, case in enumerate(cases, start=1)
         if not (skip_missing and _is_missing(case, base))
     ]
-    return check_case_ids(result, str(path))
+    check_healthy(result, section, where)
+    return check_case_ids(result, where)
+
+
+def check_healthy(cases: Sequence[Mapping[str, Any]], section: str, where: str) -> None:
+    """Raise InputError if a case that a detector learns from, or that thresholds come from, has the label 1.
+
+    Lesions in a mask are no such thing: what they touch is left out.
+    """
+    wrong = [
+        str(case.get("case", case["image"][0])) for case in cases if is_image_label(case.get("label")) and case["label"]
+    ]
+    if wrong and section in HEALTHY:
+        raise InputError(
+            f"{where}: {', '.join(wrong[:5])}{' and others' if wrong[5:] else ''} in {section!r} have the label 1, but "
+            "detectors learn from healthy cases and take their thresholds from them: move these to 'test', or to "
+            "'mixed' for a detector that learns from healthy and diseased cases together."
+        )
+
+
+def is_image_label(label: Any) -> bool:
+    """Whether the label of a case is a number, of the whole image, and not a mask."""
+    return isinstance(label, int | float) and not isinstance(label, bool)
 
 
 def require_cases(cases: Sequence[Any]) -> None:
@@ -82,18 +116,18 @@ def cases_from_files(
     """Cases from scans named on a command line.
 
     Args:
-        images: with ``in_channels`` 1, each file is a case, and a folder stands for the NIfTI files in it; else the
-            files are the channels of one case, in the order of the model's channels.
+        images: with ``in_channels`` 1, each file is a case, and a folder stands for the NIfTI, PNG and JPEG files in
+            it; else the files are the channels of one case, in the order of the model's channels.
         in_channels: channels that the model needs.
-        brain: a brain mask file, if there is one case.
+        brain: a mask file of the region, if there is one case.
 
     Raises:
         InputError: if a file is missing, or the number of files does not fit the channels.
     """
     files: list[Path] = []
     for image in map(Path, images):
-        found = sorted(image.glob("*.nii*")) if image.is_dir() else []
-        files += found or [image]  # a folder without NIfTI files may be a DICOM series
+        found = sorted(file for file in image.iterdir() if _is_scan(file)) if image.is_dir() else []
+        files += found or [image]  # a folder without such files may be a DICOM series
     if in_channels > 1 and len(files) != in_channels:
         raise InputError(
             f"{len(files)} image file(s) were given, but the model takes {in_channels} channels: name the "
@@ -101,13 +135,17 @@ def cases_from_files(
         )
     if brain is not None and in_channels == 1 and len(files) != 1:
         raise InputError(
-            f"one brain mask was given for {len(files)} scans: use a datalist with a 'brain' for each case."
+            f"one mask was given for {len(files)} scans: use a datalist with a 'region' (or 'brain') for each case."
         )
     entries: list[dict[str, Any]] = [{"image": files}] if in_channels > 1 else [{"image": f} for f in files]
     for entry in entries:
         if brain is not None:
             entry["region"] = brain
     return check_case_ids([_check_case(entry, "command line", Path()) for entry in entries], "command line")
+
+
+def _is_scan(file: Path) -> bool:
+    return ".nii" in file.name or (file.suffix.lower() in PICTURES and not file.name.startswith("."))
 
 
 def check_case_ids(cases: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
@@ -162,8 +200,15 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
         raise InputError(f"{where} has no 'image': give the path of the scan, or a list of paths, one a channel.")
     images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
     result: dict[str, Any] = {"image": [str(_existing(base, image, where)) for image in images]}
+    label = case.get("label")
+    if isinstance(label, bool) or (is_image_label(label) and label not in (0, 1)):
+        raise InputError(
+            f"{where}: the label is {label!r}; give a mask file, or 0 for a healthy case and 1 for another."
+        )
     for key in ("region", "label"):
-        if case.get(key) is not None:
+        if key == "label" and is_image_label(label):
+            result[key] = int(label)
+        elif case.get(key) is not None:
             result[key] = str(_existing(base, case[key], where))
     if case.get("case") is not None:
         result["case"] = check_case_id(str(case["case"]), f"{where}: the case id is")
@@ -171,7 +216,8 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
 
 
 def _is_missing(case: Any, base: Path) -> bool:
-    values = [case.get(key) for key in ("image", "region", *OTHER_NAMES, "label")] if isinstance(case, dict) else []
+    keys = ("image", "region", *OTHER_NAMES, "label")
+    values = [case.get(key) for key in keys if not is_image_label(case.get(key))] if isinstance(case, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
     return any(name is not None and not (base / str(name)).exists() for name in names)
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 
+from medanomaly.data.datalist import is_image_label
 from medanomaly.errors import InputError
 
 HEADERS = (".hdr", ".img", ".mhd", ".nhdr")  # formats of several files, which share a stem
@@ -22,7 +23,7 @@ def case_digests(
     cases: Sequence[Mapping[str, Any]], keys: Iterable[str] = ("image",)
 ) -> dict[str, dict[str, list[str]]]:
     """The digests of the scans (or masks) under each of ``keys``, by case id; one for each channel."""
-    paths = {case["case"]: {key: _listed(case[key]) for key in keys if case.get(key) is not None} for case in cases}
+    paths = {case["case"]: {key: _listed(case[key]) for key in keys if _is_file(case.get(key))} for case in cases}
     every = list(dict.fromkeys(path for case in paths.values() for files in case.values() for path in files))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         known = dict(zip(every, pool.map(scan_digest, every), strict=True))
@@ -57,6 +58,10 @@ def file_digest(path: str | Path) -> str:
     return _digest_of(Path(path), *_state(Path(path)), voxels=False)
 
 
+def _is_file(value: Any) -> bool:
+    return value is not None and not is_image_label(value)
+
+
 def _listed(value: Any) -> list[str]:
     return [str(path) for path in (value if isinstance(value, list | tuple) else [value])]
 
@@ -73,7 +78,7 @@ def _digest_of(path: Path, modified: int, size: int, voxels: bool) -> str:
         try:
             image: Any = nib.load(path)
             shape = tuple(map(int, image.shape))
-            while shape[3:] and shape[-1] == 1:  # a trailing axis of length 1 is dropped when it is read, too
+            while shape[2:] and shape[-1] == 1:  # the same image, whether a trailing axis of length 1 is written or not
                 shape = shape[:-1]
             return _stream_digest(path, image.dataobj.offset, str(shape))
         except Exception:  # a broken file: the readers say so better, and its bytes are what it is

@@ -1,4 +1,4 @@
-"""Reading a case: channels, brain mask and lesion label on one grid, or a plain error."""
+"""Reading a case: channels, mask of the region and lesion label on one grid, or a plain error."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, ResampleToMatch
 from numpy.typing import NDArray
 
+from medanomaly.data.datalist import is_image_label
+from medanomaly.data.films import directions_of, is_jpeg, is_picture, read_picture, with_third_axis
 from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
 INSIDE = 0.5  # from this value on a voxel belongs to a mask, so that probabilities and labels can be masks
+IMAGE_LABEL = "image_label"  # 0 or 1 of a case whose label is a number, apart from `label`, which is a mask of voxels
 
 
 class LoadCased(MapTransform):
-    """Paths of a case to MetaTensors: ``image`` (C, H, W, D) float32, ``brain`` and ``label`` (1, H, W, D).
+    """Paths of a case to MetaTensors: ``image`` (C, H, W, D) float32, ``region`` and ``label`` (1, H, W, D).
 
-    Any format that MONAI's readers take. Channels must lie on one grid. A mask on another grid is resampled to the
-    image's by nearest neighbour in world space; before, it is cut at one half. NaNs (background in some tools' output)
-    become 0.
+    Any format that MONAI's readers take, see :func:`read_volume`. Channels must lie on one grid. A mask on another grid
+    is resampled to the image's by nearest neighbour in world space; before, it is cut at one half. NaNs (background in
+    some tools' output) become 0. A mask of a picture, or a picture of a mask, must have the pixels of the image, as how
+    large those of a picture are is not known. A label that is a number (0: healthy, 1: not) is kept under
+    ``image_label``, as it is: ``label`` is a mask of voxels wherever it is there.
 
     Args:
         in_channels: how many channels ``image`` must have; None for any number.
 
     Raises:
-        InputError: a file that cannot be read, is not a 3-D volume of real numbers, has an affine that places no
+        InputError: a file that cannot be read, is not a volume or film of real numbers, has an affine that places no
             voxels, or does not fit its channels or its mask.
     """
 
@@ -39,7 +44,7 @@ class LoadCased(MapTransform):
         self.in_channels = in_channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = dict(data)
+        case = image_label_apart(data)
         paths = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
         if self.in_channels is not None and len(paths) != self.in_channels:
             raise InputError(
@@ -54,12 +59,27 @@ class LoadCased(MapTransform):
         return case
 
 
+def image_label_apart(data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """The case, with a label that is a number under ``image_label``, where nothing takes it for a mask of voxels."""
+    case = dict(data)
+    if is_image_label(case.get("label")):
+        case[IMAGE_LABEL] = int(case.pop("label"))
+    return case
+
+
 def read_volume(path: str | Path) -> MetaTensor:
-    """One 3-D volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped.
+    """One volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped.
+
+    An image is a volume of one slice: a PNG or JPEG picture (see :mod:`medanomaly.data.films` for its axes), a NIfTI
+    file (H, W), or a DICOM file of one frame. DICOM values are rescaled by the header's slope and intercept, and
+    inverted where it says MONOCHROME1, so that bright is bright.
 
     Raises:
-        InputError: if the file cannot be read, is not 3-D, holds complex numbers or colours, or has a useless affine.
+        InputError: if the file cannot be read, is neither 3-D nor a film, holds complex numbers or colours, or has a
+            useless affine.
     """
+    if is_picture(path):
+        return read_picture(path)
     affine = _checked_header(path)
     try:
         volume: MetaTensor = LoadImage(image_only=True, dtype=np.float32)(str(path))
@@ -67,13 +87,22 @@ def read_volume(path: str | Path) -> MetaTensor:
         raise InputError(f"{path} cannot be read as an image: {_first_line(error)}. Is the file complete?") from error
     if volume.ndim == 4 and volume.shape[-1] == 1:
         volume = MetaTensor(volume[..., 0], meta=dict(volume.meta))
+    if volume.ndim == 2 and affine is not None:  # of other formats it is not known which way a picture is turned
+        affine = with_third_axis(affine)
+        volume = MetaTensor(volume[..., None], meta=dict(volume.meta) | {"affine": torch.from_numpy(affine)})
     if volume.ndim != 3:
+        shape = tuple(volume.shape)
+        if volume.ndim == 2 or (volume.ndim == 4 and shape[2] == 1 and shape[3] in (3, 4)):
+            raise InputError(
+                f"{path} is an image of shape {shape}, but images are read from grey PNG, JPEG, NIfTI or DICOM files: "
+                "convert it to one of these."
+            )
         raise InputError(
-            f"{path} is {volume.ndim}-D with shape {tuple(volume.shape)}, but a 3-D volume is needed: split it into "
+            f"{path} is {volume.ndim}-D with shape {shape}, but a 3-D volume or an image is needed: split it into "
             "one file a volume (with fslsplit or nibabel.four_to_three, say) and list those you need as channels."
         )
     affine = volume.affine.numpy() if affine is None else affine  # as it was before the reader mended NaNs
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(_directions(affine))) > 1e-4:
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(directions_of(affine))) > 1e-4:
         raise InputError(
             f"the affine of {path} is {np.round(affine[:3], 3).tolist()}, but it must give each axis a direction and a "
             "size of its own: correct the sform and the qform of the header (with fslorient or nibabel, say), or "
@@ -108,14 +137,6 @@ def _checked_header(path: str | Path) -> NDArray[np.float64] | None:
     return affine
 
 
-def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The directions of the axes as columns of length 1 (3, 3); zeros where an axis has none."""
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    directions: NDArray[np.float64] = np.divide(columns, lengths, out=np.zeros((3, 3)), where=lengths > 0)
-    return directions
-
-
 def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
     """Volumes on one grid as channels: (C, H, W, D) float32 with the header of the first."""
     volumes = [read_volume(path) for path in paths]
@@ -140,7 +161,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
     """``mask`` (H, W, D) as (1, H, W, D) of 0 and 1 on the grid of ``image``."""
     drawn = mask.as_tensor().numpy() >= INSIDE  # NaN is not
     binary = MetaTensor(torch.from_numpy(drawn[None].astype(np.float32)), meta=dict(mask.meta))
-    if not _same_grid(mask, image):
+    if is_jpeg(path):
+        raise InputError(f"{path} is a JPEG picture, which does not keep a mask as it was drawn: write it as PNG.")
+    if not _same_grid(mask, image) and (is_picture(path) or is_picture(image_path)):
+        if not _are_pixels_of(image, mask):
+            raise InputError(
+                f"{path} ({_pixels(mask)}) does not lie on the grid of {image_path} ({_pixels(image)}), and how large "
+                "the pixels of a picture are is not known: give a mask that has the pixels of the image."
+            )
+        binary = MetaTensor(binary.as_tensor(), meta=dict(image.meta))
+    elif not _same_grid(mask, image):
         resampled: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(binary, img_dst=image)
         # the resampling belongs to reading: leave no trace of it for the inverse
         binary = MetaTensor(resampled.as_tensor(), meta=dict(image.meta))
@@ -151,6 +181,16 @@ def _on_grid_of(image: MetaTensor, mask: MetaTensor, path: str, image_path: str)
             )
     binary.affine = image.affine
     return binary
+
+
+def _are_pixels_of(image: MetaTensor, picture: MetaTensor) -> bool:
+    """Whether one is a picture of as many pixels as the other, and both lie as they are seen, whatever their size."""
+    seen = all(nib.aff2axcodes(volume.affine.numpy()) == ("L", "P", "S") for volume in (image, picture))
+    return seen and tuple(image.shape[-3:]) == tuple(picture.shape[-3:])
+
+
+def _pixels(volume: MetaTensor) -> str:
+    return " x ".join(map(str, volume.shape[-3:]))
 
 
 def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
-from medanomaly.data.datalist import read_datalist, require_cases
+from medanomaly.data.datalist import SECTIONS, check_healthy, read_datalist, require_cases
 from medanomaly.data.digests import case_digests
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
 
-Digests = Mapping[str, Mapping[str, Sequence[str]]]  # case id -> image, brain, label -> SHA-256 of each file
+Digests = Mapping[str, Mapping[str, Sequence[str]]]  # case id -> image, region, label -> SHA-256 of each file
 
 
 def begin_training(
@@ -23,6 +23,7 @@ def begin_training(
     training: Sequence[Mapping[str, Any]],
     validation: Sequence[Mapping[str, Any]],
     resume: bool = False,
+    mixed: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write down the cases of a training before it begins, or check that it goes on with the same.
 
@@ -32,10 +33,11 @@ def begin_training(
             where another machine tests, are passed over.
         training, validation: the cases.
         resume: whether a training that has begun goes on.
+        mixed: healthy and diseased cases, not told apart, of a detector that learns from them, too.
 
     Raises:
-        InputError: if a scan is trained on and held out, a training would go on with other cases, or there is a
-            finished model without checkpoints to go on from.
+        InputError: if a scan is trained on and held out, a case of the first two has the label 1, a training would go
+            on with other cases, or there is a finished model without checkpoints to go on from.
     """
     require_cases(training)
     root, keys = Path(bundle_root), ("image", "region", "label")
@@ -48,7 +50,9 @@ def begin_training(
             f"{root} holds a finished model without checkpoints, so there is nothing to go on with: choose another "
             f"folder, or delete {root / 'models'} to train it again."
         )
-    sections = {"training": training, "validation": validation}
+    sections = {"training": training, "validation": validation, **({"mixed": mixed} if mixed else {})}
+    for section, cases in sections.items():
+        check_healthy(cases, section, str(datalist or "the cases"))
     record = {section: case_digests(cases, keys) for section, cases in sections.items()}
     if begun and file.exists():
         _check_same(_read(file), record, root)
@@ -56,7 +60,8 @@ def begin_training(
         print(f"Warning: {root} was begun by an older version, so it is not known whether its cases are the same.")
     test = [] if datalist is None else read_datalist(datalist, "test", dataset_dir, required=False, skip_missing=True)
     for section, others in (("validation", validation), ("test", test)):
-        _check_apart(training, others, section)
+        for trained in [name for name in sections if name != "validation"]:
+            _check_apart(sections[trained], trained, others, section)
     content = {"datalist": None if datalist is None else str(datalist), "version": medanomaly.__version__, **record}
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -79,7 +84,8 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         )
         return
     record = _read(file)
-    seen = [f"{name} ({other} of the training)" for name, other, _ in _shared(tested, record["training"])]
+    trained = {**record.get("mixed", {}), **record["training"]}
+    seen = [f"{name} ({other} of the training)" for name, other, _ in _shared(tested, trained)]
     if seen:
         raise InputError(
             f"the model {bundle_root} was trained on {', '.join(seen)}: leave them out of the evaluation, which would "
@@ -90,7 +96,9 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         print(f"Warning: the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
 
 
-def _check_apart(training: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], section: str) -> None:
+def _check_apart(
+    training: Sequence[Mapping[str, Any]], trained: str, others: Sequence[Mapping[str, Any]], section: str
+) -> None:
     """Raise InputError if a scan, whatever it is called and in whichever channel, is in both sections."""
     sides = (case_digests(training), case_digests(others))
     for name, other, digest in _shared(*sides):
@@ -101,7 +109,7 @@ def _check_apart(training: Sequence[Mapping[str, Any]], others: Sequence[Mapping
             if case["case"] == wanted
         ]
         raise InputError(
-            f"the case {name} in 'training' and the case {other} in {section!r} are the same scan: "
+            f"the case {name} in {trained!r} and the case {other} in {section!r} are the same scan: "
             f"{' and '.join(files)} have the same voxels. Take it out of one of the two: figures "
             "from scans that were trained on say nothing of new ones."
         )
@@ -118,7 +126,10 @@ def _shared(first: Digests, second: Digests) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Digests], root: Path) -> None:
-    flat = [{(section, name): own for section in now for name, own in r[section].items()} for r in (before, now)]
+    flat = [
+        {(section, name): own for section in SECTIONS for name, own in record.get(section, {}).items()}
+        for record in (before, now)
+    ]
     groups = {
         "added": [key for key in flat[1] if key not in flat[0]],
         "removed": [key for key in flat[0] if key not in flat[1]],
@@ -137,7 +148,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Digests], root: Pat
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = dict(json.loads(file.read_text(encoding="utf-8")))
-        for section in ("training", "validation"):
+        for section in ("training", "validation", *(["mixed"] if "mixed" in content else [])):
             _ = [own["image"] for own in content[section].values()]
         return content
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,20 +15,26 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
+from PIL import Image
 
+from medanomaly.data.films import is_picture, with_third_axis
 from medanomaly.errors import InputError
 
 
 class SaveHeatmapd(MapTransform):
     """Write ``<output_dir>/<case>/<case>_heatmap.nii.gz`` and ``..._display.nii.gz`` for a case.
 
-    The first is the raw map, NaN outside the brain; the second is for viewers: 0 outside the brain and, inside, what
+    The first is the raw map, NaN outside the region; the second is for viewers: 0 outside the region and, inside, what
     ``display`` makes of the scores (nothing if it is None). Both are float32 on the grid of the case's first image
     file: same shape, affine, units and codes.
 
+    Where that is a PNG or JPEG picture, the second is ``..._display.png``, grey, as wide and as high as the picture,
+    to be laid over it: 0 to 255 where ``display`` gives 0 to 100. If it is None, the lowest score of the case is 0 and
+    the highest 255.
+
     Args:
         output_dir: folder of the results.
-        display: scores (n_voxels,) of the brain to display values, voxel by voxel; must keep the order.
+        display: scores (n_voxels,) of the region to display values, voxel by voxel; must keep the order.
     """
 
     def __init__(
@@ -51,7 +57,13 @@ class SaveHeatmapd(MapTransform):
             inside = ~np.isnan(heatmap)
             shown = np.zeros_like(heatmap)
             shown[inside] = heatmap[inside] if self.display is None else self.display(heatmap[inside])
-            save(shown, "display")
+            if is_picture(scan):
+                if self.display is None and inside.any():
+                    low, high = shown[inside].min(), shown[inside].max()
+                    shown[inside] = 100 * (shown[inside] - low) / (high - low if high > low else 1)
+                save_as_picture(shown, display_path(self.output_dir, case["case"], scan))
+            else:
+                save(shown, "display")
             raw.result()
         return case
 
@@ -59,6 +71,22 @@ class SaveHeatmapd(MapTransform):
 def heatmap_path(folder: str | Path, case: str, kind: str = "heatmap") -> Path:
     """Where the map of a case lies: ``kind`` is "heatmap" for the raw one, "display" for the one to look at."""
     return Path(folder) / case / f"{case}_{kind}.nii.gz"
+
+
+def display_path(folder: str | Path, case: str, scan: str | Path) -> Path:
+    """Where the map to look at lies: a PNG file if the case's first image ``scan`` is a picture, or else NIfTI."""
+    path = heatmap_path(folder, case, "display")
+    return path.with_name(f"{case}_display.png") if is_picture(scan) else path
+
+
+def save_as_picture(volume: NDArray[Any], path: Path) -> None:
+    """Write ``volume`` (W, H, 1), 0 to 100, as a grey PNG file of W columns and H rows, 0 to 255, whole or not at all.
+
+    The axes are those of :func:`medanomaly.data.films.read_picture`.
+    """
+    grey = np.clip(np.rint(volume[..., 0].T * 2.55), 0, 255).astype(np.uint8)
+    with written_whole(path) as temporary:
+        Image.fromarray(grey).save(temporary, format="PNG")
 
 
 def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDArray[Any]) -> None:
@@ -73,14 +101,15 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
     image.header.set_xyzt_units("mm")
     if str(scan).endswith((".nii", ".nii.gz")):
         reference: Any = nib.load(scan)
-        if reference.shape[:3] != volume.shape:
-            raise InputError(
-                f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {reference.shape[:3]}."
-            )
-        image = nib.Nifti1Image(np.asarray(volume, np.float32), reference.affine)
+        shape = (*reference.shape, 1)[:3]  # an image is a volume of one slice
+        if shape != volume.shape:
+            raise InputError(f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {shape}.")
+        grid = with_third_axis(reference.affine)
+        image = nib.Nifti1Image(np.asarray(volume, np.float32), grid)
         image.header["xyzt_units"] = reference.header["xyzt_units"]
+        whole = np.array_equal(grid, reference.affine)
         for get, put in (("get_sform", "set_sform"), ("get_qform", "set_qform")):
-            matrix, code = getattr(reference, get)(coded=True)
+            matrix, code = getattr(reference if whole else image, get)(coded=True)
             getattr(image, put)(matrix, int(code))
     with written_whole(path) as temporary:
         nib.save(image, temporary)

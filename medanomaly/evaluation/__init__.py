@@ -1,28 +1,30 @@
-"""Measure what a heatmap is worth, inside the brain, and say what its scores mean against normal cases."""
+"""Measure what a heatmap is worth, inside the region, and say what its scores mean against normal cases."""
 
-from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.bootstrap import bootstrap_of_cases, bootstrap_over_cases
 from medanomaly.evaluation.calibration import Calibration
-from medanomaly.evaluation.case_metrics import case_metrics, case_score
+from medanomaly.evaluation.case_metrics import case_metrics, case_ranking, case_score
 from medanomaly.evaluation.cohort import evaluate_cohort
 from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot, heatmap_sources
 from medanomaly.evaluation.normals import calibrate, calibrate_model, calibration_file, load_calibrations
-from medanomaly.evaluation.voxel_metrics import InBrainVoxelMetric, dice_at, in_brain, roc_curve, voxel_metrics
+from medanomaly.evaluation.voxel_metrics import InRegionVoxelMetric, dice_at, in_region, roc_curve, voxel_metrics
 
 __all__ = [
     "Calibration",
     "HeatmapFolder",
     "HeatmapOnTheSpot",
-    "InBrainVoxelMetric",
+    "InRegionVoxelMetric",
+    "bootstrap_of_cases",
     "bootstrap_over_cases",
     "calibrate",
     "calibrate_model",
     "calibration_file",
     "case_metrics",
+    "case_ranking",
     "case_score",
     "dice_at",
     "evaluate_cohort",
     "heatmap_sources",
-    "in_brain",
+    "in_region",
     "load_calibrations",
     "roc_curve",
     "voxel_metrics",

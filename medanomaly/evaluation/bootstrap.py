@@ -26,7 +26,7 @@ def bootstrap_over_cases(
 ) -> dict[str, tuple[float, float] | None]:
     """Percentile intervals of the pooled voxel metrics, from drawing whole cases with replacement.
 
-    The case is the unit, because the voxels of a brain are not independent. Take the point value from `voxel_metrics`,
+    The case is the unit, because the voxels of a case are not independent. Take the point value from `voxel_metrics`,
     which is exact. Here every score is binned once, at quantiles of the lesion voxels' and of the other voxels' scores
     (half of the bins each, so that rare lesions are resolved as well), and a replicate is a sum of the histograms of
     its cases. Scores within a bin count as tied. This moves the pooled AUROC by at most about 2 / n_bins. Average
@@ -34,7 +34,7 @@ def bootstrap_over_cases(
     and both move by about as little.
 
     Args:
-        scores: for each case its in-brain voxel scores (N_i,), finite.
+        scores: for each case the voxel scores in its region (N_i,), finite.
         labels: for each case (N_i,), true for lesion.
         n_replicates: draws, at least 1.
         seed: of the draws.
@@ -47,6 +47,12 @@ def bootstrap_over_cases(
 
     Raises:
         InputError: when the numbers of cases differ, or as `voxel_metrics` for a case, or for a setting out of range.
+
+    Examples:
+        >>> labels = np.array([0, 0, 0, 1])
+        >>> cases = [np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.2, 0.3, 0.0])]  # found, and missed
+        >>> bootstrap_over_cases(cases, [labels, labels])["auroc"]
+        (0.0, 1.0)
     """
     if len(scores) != len(labels):
         raise InputError(f"{len(scores)} cases have scores and {len(labels)} labels. Give one array of each a case.")
@@ -65,6 +71,50 @@ def bootstrap_over_cases(
     chunks = [_binned_metrics(part @ positives, part @ negatives) for part in parts]
     tail = (1 - confidence) / 2
     return {name: _interval(np.concatenate([chunk[name] for chunk in chunks]), tail) for name in chunks[0]}
+
+
+def bootstrap_of_cases(
+    scores: npt.NDArray[Any],
+    abnormal: npt.NDArray[Any],
+    threshold: float | None = None,
+    n_replicates: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, tuple[float, float] | None]:
+    """Percentile intervals of the figures of whole cases, from drawing cases with replacement, as above.
+
+    Args:
+        scores: (n_cases,) finite case scores.
+        abnormal: (n_cases,) true for an abnormal case.
+        threshold: fixed beforehand; None leaves out what needs one.
+        n_replicates, seed, confidence: see :func:`bootstrap_over_cases`.
+
+    Returns:
+        (low, high) for each ratio of :func:`~medanomaly.evaluation.case_metrics.case_metrics`; None with fewer than 2
+        cases. Draws in which one is undefined are left out of its interval.
+    """
+    abnormal = np.asarray(abnormal, dtype=bool)
+    found = bootstrap_over_cases(list(scores[:, None]), list(abnormal[:, None]), n_replicates, seed, confidence)
+    intervals = {key: found[key] for key in ("auroc", "average_precision")}
+    if threshold is None:
+        return intervals
+    called = scores > threshold
+    draws = draw_cases(len(scores), n_replicates, seed)
+    tp, fp, fn, tn = (
+        outcome[draws].sum(axis=1)
+        for outcome in (called & abnormal, called & ~abnormal, ~called & abnormal, ~called & ~abnormal)
+    )
+    ratios = {
+        "accuracy": (tp + tn, len(scores) + 0 * tp),
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "precision": (tp, tp + fp),
+        "f1": (2 * tp, 2 * tp + fp + fn),
+    }
+    for key, (part, whole) in ratios.items():
+        defined = part[whole > 0] / whole[whole > 0]
+        intervals[key] = None if len(scores) < 2 else _interval(defined, (1 - confidence) / 2)
+    return intervals
 
 
 def draw_cases(n_cases: int, n_replicates: int, seed: int) -> npt.NDArray[np.int64]:

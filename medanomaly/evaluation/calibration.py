@@ -1,4 +1,4 @@
-"""What a score means: how unusual it is among the voxels of normal brains that the detector was not trained on."""
+"""What a score means: how unusual it is among the voxels of normal cases that the detector was not trained on."""
 
 from __future__ import annotations
 
@@ -25,15 +25,23 @@ _PROBABILITIES = np.concatenate((np.arange(99) / 100, 1 - 10.0 ** -np.linspace(2
 
 @dataclass(frozen=True)
 class Calibration:
-    """The empirical distribution of the in-brain voxel scores of held-out normal cases, each case counting the same.
+    """The empirical distribution of the voxel scores of held-out normal cases, each case counting the same.
 
     Attributes:
-        probabilities: from 0 to 1, rising: the share of normal brain at or below each quantile.
+        probabilities: from 0 to 1, rising: the share of normal voxels at or below each quantile.
         quantiles: the scores at those probabilities, never falling.
         case_scores: the `case_score` of each normal case.
         source: a sentence that says which cases it was fitted on.
         settings: what the scores depend on (spacing, patch size, ...); scores made with others mean something else.
         held_out: whether the detector has never seen these cases; if it has, no rate holds for new ones.
+
+    Examples:
+        >>> cases = [np.linspace(0, highest, 1001) for highest in (1.0, 1.1, 1.2)]
+        >>> normals = Calibration.fit(cases, "three made normals")
+        >>> normals.percentile(np.array([0.0, 5.0])).tolist()
+        [0.0, 100.0]
+        >>> round(normals.case_threshold(), 3), normals.case_rate()  # of three normals, no less can be promised
+        (1.195, 0.25)
     """
 
     probabilities: tuple[float, ...]
@@ -59,7 +67,7 @@ class Calibration:
         """Tabulate the scores of normal cases that took no part in training.
 
         Args:
-            cases: for each case its in-brain voxel scores, of any shape, all finite.
+            cases: for each case the voxel scores in its region, of any shape, all finite.
             source: a sentence that says which cases these are.
             settings: what the scores depend on, in values that JSON can hold.
             held_out: False if the detector was trained on these cases after all.
@@ -86,7 +94,7 @@ class Calibration:
         )
 
     def percentile(self, scores: npt.NDArray[Any]) -> Floats:
-        """Say of each score that it is more unusual than p % of normal brain.
+        """Say of each score that it is more unusual than p % of normal voxels.
 
         Args:
             scores: raw scores or a heatmap, of any shape; NaN stays NaN.
@@ -102,7 +110,7 @@ class Calibration:
         return np.asarray(percentile, dtype=np.float32 if scores.dtype == np.float32 else np.float64)
 
     def voxel_threshold(self, false_positive_rate: float = 0.005) -> float:
-        """The score that this share of normal brain exceeds, in (0, 1); interpolated between tabulated quantiles.
+        """The score that this share of normal voxels exceeds, in (0, 1); interpolated between tabulated quantiles.
 
         Below 1e-5 it is interpolated up to the highest normal score. Raises InputError outside (0, 1).
         """

@@ -12,20 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import medanomaly
-from medanomaly.data import LoadCased, read_volume, require_cases, written_whole
-from medanomaly.data.reading import INSIDE
+from medanomaly.data import require_cases, written_whole
+from medanomaly.data.datalist import check_healthy, is_image_label
 from medanomaly.errors import InputError
-from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.bootstrap import bootstrap_of_cases
 from medanomaly.evaluation.calibration import Calibration
-from medanomaly.evaluation.case_metrics import case_metrics, case_score
+from medanomaly.evaluation.case_metrics import case_metrics, case_ranking
+from medanomaly.evaluation.cohort_voxels import Label, label_on_scan, measure_heatmaps, named_intervals, voxel_row
 from medanomaly.evaluation.heatmaps import HeatmapSource
 from medanomaly.evaluation.normals import normals_in_words
-from medanomaly.evaluation.voxel_metrics import in_brain, roc_curve, voxel_metrics
-
-VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
+from medanomaly.evaluation.voxel_metrics import roc_curve
 
 
 def evaluate_cohort(
@@ -39,53 +37,66 @@ def evaluate_cohort(
 ) -> dict[str, Any]:
     """Evaluate detectors on labelled cases; writes ``metrics.json``, ``detectors.csv`` and ``cases.csv``.
 
-    Voxel metrics count the brain only, pooled over all cases and for each case with lesions. A case is abnormal when
-    its label has a voxel, in the brain mask or outside; its score is that of :func:`case_score`, and the threshold
+    Voxel metrics count the region only, pooled over all cases and for each case with lesions. A case is abnormal when
+    its label has a voxel, in the region or outside; its score is that of :func:`case_score`, and the threshold
     comes from normal cases, never from the cases that are evaluated. All rows are measured on the same voxels; those
-    of lesions outside the mask are counted, and warned of.
+    of lesions outside the region are counted, and warned of.
+
+    Where labels are numbers, 0 for a healthy case and 1 for another, there are case-level figures and nothing of
+    voxels. In a cohort that has masks, too, a case of label 0 counts as one whose mask is empty, and one of label 1 is
+    in the case-level figures alone, which is warned of.
 
     Args:
-        cases: with ``case`` and ``label`` (a path; an empty mask for a healthy case), and ``image`` if the label may
-            lie on another grid than the scan.
+        cases: with ``case`` and ``label`` (a path, where an empty mask is a healthy case; or a number), and ``image``
+            if the label may lie on another grid than the scan.
         detectors: name to source of heatmaps, in the order of the table: the trivial baselines first.
         output_dir: where to write.
         normals: normal cases for the thresholds of detectors that have no calibration; lesions of those that have a
-            ``label`` are left out.
-        calibrations: name to calibration, for detectors that have one. Case-level figures are given for all
-            detectors, or for none if one has neither.
+            mask as ``label`` are left out.
+        calibrations: name to calibration, for detectors that have one. Case-level figures at a threshold are given for
+            all detectors, or for none if one has neither.
         n_replicates, seed: of the bootstrap over cases.
 
     Returns:
         What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"},
-        ...], "n_cases", "bootstrap", "date", "version"}``.
+        ...], "n_cases", "bootstrap", "date", "version"}``. Without masks, a row has no ``voxels``, ``intervals`` and
+        ``roc``, but ``case_roc``; and ``case_level`` holds what needs no threshold where there is none.
 
     Raises:
-        InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, or two
-            detectors have scores at different voxels of a case.
+        InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, two
+            detectors have scores at different voxels of a case, or a normal case has the label 1.
     """
     require_cases(cases)
     unlabelled = [case["case"] for case in cases if case.get("label") is None]
     if unlabelled:
         raise InputError(
             f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
-            "healthy subject."
+            "healthy subject; or give 0 for a healthy case and 1 for another, if there are no masks."
         )
-    labels = [_label_on_scan(case) for case in cases]
-    brains: list[tuple[str, NDArray[np.bool_]]] = []
-    rows = [
-        _measure_voxels(name, source, cases, labels, brains, n_replicates, seed) for name, source in detectors.items()
+    check_healthy(normals, "validation", "the normal cases")
+    labels = [int(case["label"]) if is_image_label(case["label"]) else label_on_scan(case) for case in cases]
+    regions: list[tuple[str, NDArray[np.bool_]]] = []
+    measured = {name: measure_heatmaps(name, source, cases, labels, regions) for name, source in detectors.items()}
+    has_masks = any(not isinstance(label, int) for label in labels)
+    rows: list[dict[str, Any]] = [
+        voxel_row(name, found, n_replicates, seed) if has_masks else {"name": name, "cases": found.cases}
+        for name, found in measured.items()
     ]
-    warnings = _outside_in_words(rows[0]["cases"])
+    warnings = [] if not has_masks else _outside_in_words(rows[0]["cases"]) + _without_mask_in_words(cases, labels)
     fitted = {name: _normals_of(name, source, calibrations or {}, normals) for name, source in detectors.items()}
     without = [name for name, calibration in fitted.items() if calibration is None]
     if without and len(without) < len(rows):
         warnings.append(
-            f"there are no thresholds from normals for {', '.join(without)}, so no row has case-level figures: train "
-            "the model again, or give normal cases."
+            f"there are no thresholds from normals for {', '.join(without)}, so no row has case-level figures"
+            f"{'' if has_masks else ' at a threshold'}: train the model again, or give normal cases."
         )
-    if not without:
-        for row in rows:
-            row["case_level"] = _measure_cases(row["cases"], fitted[row["name"]])
+    for row in rows:
+        if not without or not has_masks:
+            row["case_level"] = _measure_cases(
+                row["cases"], None if without else fitted[row["name"]], n_replicates, seed
+            )
+        if not has_masks:
+            row |= _case_roc(row["cases"])
     result = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "version": medanomaly.__version__,
@@ -98,76 +109,24 @@ def evaluate_cohort(
     return result
 
 
-def _measure_voxels(
-    name: str,
-    source: HeatmapSource,
-    cases: Sequence[Mapping[str, Any]],
-    labels_on_scan: Sequence[NDArray[np.bool_]],
-    brains: list[tuple[str, NDArray[np.bool_]]],
-    n_replicates: int,
-    seed: int,
-) -> dict[str, Any]:
-    """The row of a detector; ``brains`` are the scored voxels of each case and who scored them: the first row's."""
-    scores, labels, per_case = [], [], []
-    pairs = zip(cases, labels_on_scan, strict=True)
-    for number, (case, label) in enumerate(tqdm(pairs, desc=f"evaluating {name}", total=len(cases), leave=False)):
-        heatmap = source(case)
-        if heatmap.shape != label.shape:
-            raise InputError(
-                f"the heatmap of {case['case']} has shape {heatmap.shape}, but its scan or label {case['label']} has "
-                f"{label.shape}: the heatmap must lie on the grid of the scan; score this very scan again."
-            )
-        if number == len(brains):
-            brains.append((name, np.isfinite(heatmap)))
-        _check_same_brain(case["case"], name, np.isfinite(heatmap), *brains[number])
-        s, lesion = in_brain(heatmap, label)
-        scores.append(s)
-        labels.append(lesion)
-        metrics = voxel_metrics(s, lesion)
-        outside = int(np.count_nonzero(label)) - int(np.count_nonzero(lesion))
-        per_case.append(
-            {"case": case["case"], "abnormal": bool(label.any()), "case_score": case_score(s)}
-            | {key: metrics[key] for key in VOXEL_COLUMNS}
-            | {"lesion_voxels_outside": outside}
-        )
-    pooled_scores, pooled_labels = np.concatenate(scores), np.concatenate(labels)
-    pooled = voxel_metrics(pooled_scores, pooled_labels)
-    row: dict[str, Any] = {"name": name, "voxels": {key: pooled[key] for key in VOXEL_COLUMNS}, "cases": per_case}
-    row["voxels"]["lesion_voxels_outside"] = sum(case["lesion_voxels_outside"] for case in per_case)
-    intervals = bootstrap_over_cases(scores, labels, n_replicates=n_replicates, seed=seed)
-    row["intervals"] = {
-        key: dict(zip(("low", "high"), pair or (None, None), strict=True)) for key, pair in intervals.items()
-    }
-    if 0 < pooled_labels.sum() < len(pooled_labels):
-        fpr, tpr = roc_curve(pooled_scores, pooled_labels, n_points=400)
-        row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
-    return row
-
-
-def _check_same_brain(
-    case: str, name: str, brain: NDArray[np.bool_], first: str, first_brain: NDArray[np.bool_]
-) -> None:
-    """Raise InputError if two detectors have scores at different voxels: figures would not be comparable."""
-    differ = np.count_nonzero(brain != first_brain)
-    if differ:
-        raise InputError(
-            f"the brain masks of {case} differ: {first} has scores at {np.count_nonzero(first_brain)} voxels, {name} "
-            f"at {np.count_nonzero(brain)}, and {differ} voxels are scored by one of them alone. All rows of a table "
-            "are measured on one brain: score the case again with the mask that the datalist names, or name that mask "
-            "there."
-        )
-
-
 def _outside_in_words(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning of the lesion voxels that no score covers, if there are any."""
-    outside = {case["case"]: case["lesion_voxels_outside"] for case in cases if case["lesion_voxels_outside"]}
+    outside = {case["case"]: case["lesion_voxels_outside"] for case in cases if case.get("lesion_voxels_outside")}
     if not outside:
         return []
     named = ", ".join(f"{case} ({count})" for case, count in outside.items())
     return [
-        f"{sum(outside.values())} lesion voxels lie outside the brain masks and are in no voxel figure: {named}. Look "
-        "at the masks; the cases count as abnormal."
+        f"{sum(outside.values())} lesion voxels lie outside the regions that were scored and are in no voxel figure: "
+        f"{named}. Look at the masks; the cases count as abnormal."
     ]
+
+
+def _without_mask_in_words(cases: Sequence[Mapping[str, Any]], labels: Sequence[Label]) -> list[str]:
+    """A warning of the abnormal cases in which nobody has drawn what is abnormal, if there are any."""
+    named = [case["case"] for case, label in zip(cases, labels, strict=True) if isinstance(label, int) and label]
+    if not named:
+        return []
+    return [f"{len(named)} cases have the label 1 and no mask, and are in no voxel figure: {', '.join(named)}."]
 
 
 def _normals_of(
@@ -182,31 +141,38 @@ def _normals_of(
     scores = []
     for case in normals:
         heatmap = source(case)
-        normal = np.isfinite(heatmap) if case.get("label") is None else np.isfinite(heatmap) & ~_label_on_scan(case)
-        scores.append(heatmap[normal])
+        has_mask = case.get("label") is not None and not is_image_label(case["label"])
+        scores.append(heatmap[np.isfinite(heatmap) & ~label_on_scan(case) if has_mask else np.isfinite(heatmap)])
     return Calibration.fit(scores, normals_in_words(len(normals)))
 
 
-def _measure_cases(cases: Sequence[Mapping[str, Any]], calibration: Calibration | None) -> dict[str, Any]:
-    assert calibration is not None
+def _measure_cases(
+    cases: Sequence[Mapping[str, Any]], calibration: Calibration | None, n_replicates: int, seed: int
+) -> dict[str, Any]:
+    """The figures of whole cases with their intervals; those at a threshold where there is a calibration."""
     abnormal = np.array([case["abnormal"] for case in cases])
-    case_scores = np.array([case["case_score"] for case in cases])
-    figures: dict[str, Any] = case_metrics(case_scores, abnormal, calibration.case_threshold())
-    return figures | {"threshold_from": calibration.case_threshold_in_words()}
+    scores = np.array([case["case_score"] for case in cases])
+    threshold = None if calibration is None else calibration.case_threshold()
+    intervals = bootstrap_of_cases(scores, abnormal, threshold, n_replicates, seed)
+    figures: dict[str, Any] = {**case_ranking(scores, abnormal)}
+    if calibration is not None and threshold is not None:
+        figures = {**case_metrics(scores, abnormal, threshold), "threshold_from": calibration.case_threshold_in_words()}
+    return figures | {"intervals": named_intervals(intervals)}
 
 
-def _label_on_scan(case: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The lesions (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
-    if case.get("image") is None:
-        return np.asarray(read_volume(case["label"]).as_tensor()) >= INSIDE
-    image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
-    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor()) > 0
+def _case_roc(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ROC curve of whole cases, if there are both kinds."""
+    abnormal = np.array([case["abnormal"] for case in cases])
+    if abnormal.all() or not abnormal.any():
+        return {}
+    fpr, tpr = roc_curve(np.array([case["case_score"] for case in cases]), abnormal, n_points=400)
+    return {"case_roc": {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}}
 
 
 def _write(result: dict[str, Any], output_dir: Path) -> None:
     """JSON and two tables; each file appears only when it is complete."""
     detectors = pd.json_normalize(
-        [{k: v for k, v in r.items() if k not in ("cases", "roc")} for r in result["detectors"]]
+        [{k: v for k, v in r.items() if k not in ("cases", "roc", "case_roc")} for r in result["detectors"]]
     )
     cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
     texts = {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medanomaly.data import heatmap_path
+from medanomaly.data.films import with_third_axis
 from medanomaly.errors import InputError
 from medanomaly.preprocessing import heatmap_to_scan
 
@@ -37,7 +38,7 @@ class HeatmapFolder:
         scan = str(case["image"][0]) if case.get("image") else ""
         if scan.endswith((".nii", ".nii.gz")):
             reference: Any = nib.load(scan)
-            if not np.allclose(heatmap.affine, reference.affine, rtol=0, atol=1e-3):
+            if not np.allclose(heatmap.affine, with_third_axis(reference.affine), rtol=0, atol=1e-3):
                 raise InputError(
                     f"{path} does not lie on the grid of {scan} (another affine): score this very scan again."
                 )
@@ -49,7 +50,7 @@ class HeatmapOnTheSpot:
 
     Args:
         preprocessing: the chain that prepares a case.
-        inferer: called as ``inferer(volume, network, mask=brain)``.
+        inferer: called as ``inferer(volume, network, mask=region)``.
         network: the detector, where the inferer needs one.
     """
 

@@ -29,14 +29,14 @@ def calibrate(
     settings: Mapping[str, Any] | None = None,
     preprocessing: Compose | None = None,
 ) -> Calibration:
-    """Score normal cases and tabulate their in-brain scores, on the grid where thresholds are applied: the scan's.
+    """Score normal cases and tabulate their scores, on the grid where thresholds are applied: the scan's.
 
     Resampling from the working grid smooths a heatmap or picks from it, so a threshold that was fitted there would let
     another share through on the scan.
 
     Args:
-        dataset: prepared cases with ``image`` and ``brain``; what touches a ``label`` is left out.
-        inferer: called as ``inferer(volume, network, mask=brain, exclude=label)``.
+        dataset: prepared cases with ``image`` and ``region``; what touches a ``label`` is left out.
+        inferer: called as ``inferer(volume, network, mask=region, exclude=label)``.
         network: the trained detector, where the inferer needs one.
         held_out: whether the detector has never seen these cases. If it has, its scores of new normal cases will be
             higher and a threshold lets more of them through; the calibration says so in ``source``.
@@ -62,12 +62,12 @@ def calibrate(
 def _normal_scores(
     case: Mapping[str, Any], inferer: Callable[..., Tensor], network: Any, to_scan: Compose | None
 ) -> npt.NDArray[np.float32]:
-    """In-brain scores (N,) of a prepared case, on the grid of its scan; without what touches a label."""
-    brain, label = case["region"], case.get("label")
+    """Scores (N,) in the region of a prepared case, on the grid of its scan; without what touches a label."""
+    region, label = case["region"], case.get("label")
     lesion = {} if label is None else {"exclude": label[None]}
-    scored = inferer(case["image"][None], network, mask=brain[None], **lesion)[0]
+    scored = inferer(case["image"][None], network, mask=region[None], **lesion)[0]
 
-    scored, inside = torch.as_tensor(scored).cpu(), torch.as_tensor(brain).cpu() > 0
+    scored, inside = torch.as_tensor(scored).cpu(), torch.as_tensor(region).cpu() > 0
 
     def on_scan(values: Tensor) -> npt.NDArray[np.float32]:
         moved = torch.where(inside, values, torch.nan) if to_scan is None else to_scan({**case, "pred": values})["pred"]

@@ -1,6 +1,6 @@
-"""How well a heatmap separates lesion voxels from the rest of the brain.
+"""How well a heatmap separates lesion voxels from the rest of the region, the brain of a head or all of a film.
 
-Everything here is measured inside the brain: the background is trivially normal, and counting it inflates every figure.
+Everything here is measured inside the region: background is trivially normal, and counting it inflates every figure.
 A higher score is more abnormal, and a voxel is called abnormal when its score is greater than the threshold.
 """
 
@@ -22,11 +22,11 @@ Labels = npt.NDArray[np.bool_]
 METRICS = ("auroc", "average_precision", "best_dice", "best_dice_threshold", "prevalence", "n_voxels")
 
 
-def in_brain(heatmap: npt.NDArray[Any], label: npt.NDArray[Any]) -> tuple[Scores, Labels]:
-    """Scores and labels of the voxels inside the brain, which are the finite voxels of a raw heatmap.
+def in_region(heatmap: npt.NDArray[Any], label: npt.NDArray[Any]) -> tuple[Scores, Labels]:
+    """Scores and labels of the voxels inside the region, which are the finite voxels of a raw heatmap.
 
     Args:
-        heatmap: anomaly scores of any shape, NaN outside the brain.
+        heatmap: anomaly scores of any shape, NaN outside the region.
         label: lesion mask of the same shape; above 0 is lesion.
 
     Returns:
@@ -34,19 +34,23 @@ def in_brain(heatmap: npt.NDArray[Any], label: npt.NDArray[Any]) -> tuple[Scores
 
     Raises:
         InputError: when the shapes differ, or no voxel of the heatmap is finite.
+
+    Examples:
+        >>> in_region(np.array([[np.nan, 0.2], [0.9, np.nan]]), np.array([[0, 0], [1, 1]]))
+        (array([0.2, 0.9]), array([False,  True]))
     """
     if heatmap.shape != label.shape:
         raise InputError(
             f"The heatmap has shape {heatmap.shape} and the label {label.shape}; they must be equal. "
             "Bring both to the same grid and give them the same number of dimensions."
         )
-    brain = np.isfinite(heatmap)
-    if not brain.any():
+    region = np.isfinite(heatmap)
+    if not region.any():
         raise InputError(
-            f"None of the {heatmap.size} voxels of the heatmap is finite; at least one must lie in the brain. "
-            "Check the brain mask that the case was scored with."
+            f"None of the {heatmap.size} voxels of the heatmap is finite; at least one must lie in the region. "
+            "Check the mask that the case was scored with."
         )
-    return check_scores(heatmap[brain], label[brain] > 0)
+    return check_scores(heatmap[region], label[region] > 0)
 
 
 def check_scores(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[Scores, Labels]:
@@ -54,12 +58,12 @@ def check_scores(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[Sc
     if scores.ndim != 1 or scores.shape != labels.shape or scores.size == 0:
         raise InputError(
             f"Scores have shape {scores.shape} and labels {labels.shape}; both must be (N,) with the same N > 0. "
-            "Take them from in_brain(heatmap, label)."
+            "Take them from in_region(heatmap, label)."
         )
     if not np.isfinite(scores).all():
         raise InputError(
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are NaN or infinite; all must be "
-            "finite. Leave out the voxels outside the brain with in_brain(heatmap, label)."
+            "finite. Leave out the voxels outside the region with in_region(heatmap, label)."
         )
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
@@ -113,6 +117,11 @@ def voxel_metrics(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[st
         InputError: when the shapes differ, nothing is given, or a score is NaN or infinite.
 
     Best Dice follows Meissen et al. 2021 (arXiv 2109.06023), over every threshold instead of 100.
+
+    Examples:
+        >>> metrics = voxel_metrics(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+        >>> metrics["auroc"], round(metrics["average_precision"], 3), metrics["best_dice"]
+        (0.75, 0.833, 0.8)
     """
     scores, labels = check_scores(scores, labels)
     counts = _count(scores, labels)
@@ -140,6 +149,10 @@ def dice_at(scores: npt.NDArray[Any], labels: npt.NDArray[Any], threshold: float
     """Dice of the voxels whose score is greater than (not equal to) the threshold, in 0..1.
 
     Scores (N,) and labels (N,) are those of `voxel_metrics`, and so are the errors raised. Nan without lesion voxels.
+
+    Examples:
+        >>> dice_at(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]), threshold=0.3)
+        0.8
     """
     scores, labels = check_scores(scores, labels)
     called = scores > threshold
@@ -163,6 +176,11 @@ def roc_curve(scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int 
 
     Raises:
         InputError: as `voxel_metrics`, and when n_points < 2 or a class is missing.
+
+    Examples:
+        >>> fpr, tpr = roc_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+        >>> fpr.tolist(), tpr.tolist()
+        ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
     """
     scores, labels = check_scores(scores, labels)
     counts = _count(scores, labels)
@@ -185,10 +203,10 @@ def roc_curve(scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int 
     return fpr, tpr
 
 
-class InBrainVoxelMetric(CumulativeIterationMetric):
-    """One figure of `voxel_metrics` over the in-brain voxels of all batches, pooled.
+class InRegionVoxelMetric(CumulativeIterationMetric):
+    """One figure of `voxel_metrics` over the voxels in the regions of all batches, pooled.
 
-    Call it with heatmaps (B, 1, H, W, D) that are NaN outside the brain and labels of the same shape, or with lists of
+    Call it with heatmaps (B, 1, H, W, D) that are NaN outside the region and labels of the same shape, or with lists of
     (1, H, W, D), whose shapes may differ from case to case. In ``monai.handlers.IgniteMetricHandler`` set
     ``save_details=False``, which would keep a second copy of all voxels.
 
@@ -196,7 +214,7 @@ class InBrainVoxelMetric(CumulativeIterationMetric):
         metric: a key of `voxel_metrics`.
 
     Raises:
-        InputError: for an unknown metric, and whatever `in_brain` and `voxel_metrics` raise.
+        InputError: for an unknown metric, and whatever `in_region` and `voxel_metrics` raise.
     """
 
     def __init__(self, metric: str = "auroc") -> None:
@@ -207,9 +225,9 @@ class InBrainVoxelMetric(CumulativeIterationMetric):
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> list[torch.Tensor]:
         if y is None:
-            raise InputError("Heatmaps came without labels; in-brain voxel metrics need both. Pass y as well.")
+            raise InputError("Heatmaps came without labels; voxel metrics need both. Pass y as well.")
         heatmap = y_pred.to("cpu", torch.promote_types(y_pred.dtype, torch.float32))  # NumPy has no bfloat16
-        scores, labels = in_brain(heatmap.numpy(), y.cpu().numpy())
+        scores, labels = in_region(heatmap.numpy(), y.cpu().numpy())
         return [torch.from_numpy(scores), torch.from_numpy(labels.astype(np.uint8))]
 
     def extend(self, *data: Any) -> None:

@@ -15,16 +15,13 @@ from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 from skimage.filters import threshold_multiotsu
 
-import medanomaly
-from medanomaly.data import LoadCased, make_demo_cohort, read_datalist
-from medanomaly.data.datalist import SECTIONS
+from medanomaly.data import LoadCased, datalist_from_manifest, make_demo_cohort, read_datalist
 from medanomaly.data.demo_cohort import CONTRASTS
 from medanomaly.data.lesion_factory import LesionFactory
 from medanomaly.errors import InputError
 from medanomaly.preprocessing.normalisation import apart_from_background
 from medanomaly.preprocessing.region_mask import RegionMaskd
 
-MANIFEST = "ixi_t1.json"
 TISSUES = ("csf", "grey matter", "white matter")  # from dark to bright, as T1 has them
 DEMO_SUBJECTS = {"n_training": 8, "n_validation": 3}
 
@@ -53,17 +50,14 @@ def healthy_heads(data_root: Path | None, folder: Path, n_volumes: int) -> Cohor
 
 
 def _ixi_heads(data_root: Path) -> Cohort:
-    package = Path(medanomaly.__file__).parent
-    places = [root / "data_manifests" / MANIFEST for root in (package, package.parent)]  # a wheel, a checkout
-    manifest = next((place for place in places if place.exists()), places[-1])
-    return {section: read_datalist(manifest, section, data_root) for section in SECTIONS}
+    return datalist_from_manifest("ixi_t1", data_root)
 
 
 def _made_heads(folder: Path, n_volumes: int) -> Cohort:
     datalist = folder / "cohort" / "datalist.json"
     if not datalist.exists():  # every second test subject has lesions
         make_demo_cohort(datalist.parent, **DEMO_SUBJECTS, n_test=2 * n_volumes)
-    cohort = {section: read_datalist(datalist, section) for section in SECTIONS}
+    cohort = {section: read_datalist(datalist, section) for section in ("training", "validation", "test")}
     cohort["test"] = [case for case in cohort["test"] if not np.any(nib.load(case["label"]).dataobj)]  # type: ignore[attr-defined]
     t1 = list(CONTRASTS).index("t1")
     return {

@@ -31,6 +31,13 @@ class PatchGrid:
 
     Raises:
         ConfigError: if the volume is smaller than the window along an axis.
+
+    Examples:
+        >>> grid = PatchGrid((3, 20, 22), window=(1, 16, 16), stride=(1, 4, 4))
+        >>> grid.shape, len(grid)
+        ((3, 2, 3), 18)
+        >>> grid.starts[2].tolist()  # the last patch snaps to the border
+        [0, 4, 6]
     """
 
     def __init__(self, image_size: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> None:

@@ -167,14 +167,10 @@ class PatchSampler:
             volume = slice_axis_first(plain(self.dataset[source.number]["image"]), source.plane)
             if volume.shape[1:] != source.grid.image_size:
                 raise InputError(f"the case {source.case} was changed while it was trained on: train again.") from None
-            source.volume, source.in_cache = self._store_of_volumes().spill(volume), False
+            assert self._store is not None
+            source.volume, source.in_cache = self._store.spill(volume), False
             return volume
         return slice_axis_first(volume, source.plane) if source.in_cache else volume
-
-    def _store_of_volumes(self) -> VolumeStore:
-        if self._store is None:
-            self._store = VolumeStore(self.held_bytes, self.device)
-        return self._store
 
     def _prepared(self) -> list[_Source]:
         if self._sources is None:
@@ -182,6 +178,7 @@ class PatchSampler:
                 raise InputError(
                     "there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list."
                 )
+            self._store = VolumeStore(self.held_bytes, self.device)
             numbers = range(len(self.dataset))
             self._sources = [source for number in numbers for source in self._prepare(number, self.dataset[number])]
         return self._sources
@@ -189,7 +186,8 @@ class PatchSampler:
     def _prepare(self, number: int, case: Mapping[str, Any]) -> list[_Source]:
         """The sources of a case, one a plane."""
         window, name = self.spec.window, str(case.get("case", "?"))
-        sources, in_cache, store = [], None, self._store_of_volumes()
+        sources, in_cache, store = [], None, self._store
+        assert store is not None
         for plane in self.spec.cuts:
             volume, region, label = (
                 None if case.get(key) is None else pad_to_window(slice_axis_first(plain(case[key]), plane), window)

@@ -32,6 +32,11 @@ class PatchSpec:
 
     Raises:
         ConfigError: if a number or a plane cannot work.
+
+    Examples:
+        >>> spec = PatchSpec(16, planes=["axial", "coronal"], stride=4)
+        >>> spec.window, spec.steps
+        ((1, 16, 16), (1, 4, 4))
     """
 
     patch_size: int = 16

@@ -24,7 +24,7 @@ from monai.transforms import Compose
 from monai.utils import TraceKeys
 
 import medanomaly
-from medanomaly.data import reading
+from medanomaly.data import films, reading
 from medanomaly.data.writing import written_whole
 from medanomaly.preprocessing.arrays import is_ours, space_of
 from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
@@ -51,10 +51,10 @@ class CachedCompose(Compose):
     (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as it is, with holes for the air around the
     head, so that training can map it instead of holding it; a mask is kept as bits. What is read is checked whole.
 
-    NIfTI files and folders of a DICOM series are cached; other formats, which may keep voxels in a second file, are
-    always read. The folder holds scans of patients, so it and the cases in it are made private to their owner,
-    whatever their mode was. What another user wrote is never read; and in a folder of another user, or one that all
-    share such as ``/tmp``, nothing is kept.
+    NIfTI, PNG and JPEG files and folders of a DICOM series are cached; other formats, which may keep voxels in a second
+    file, are always read. The folder holds scans of patients, so it and the cases in it are made private to their
+    owner, whatever their mode was. What another user wrote is never read; and in a folder of another user, or one that
+    all share such as ``/tmp``, nothing is kept.
 
     Args:
         transforms: of the chain; they make ``image`` (C, H, W, D) and masks of 0 and 1.
@@ -77,13 +77,15 @@ class CachedCompose(Compose):
         super().__init__(transforms)
         self.cache_dir, self.max_bytes = Path(cache_dir).expanduser(), max_bytes
         versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
-        code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(reading.__file__))]
+        readers = (Path(films.__file__), Path(reading.__file__))
+        code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), *readers)]
         self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
         self.command = str(parameters.get("region", ""))
         self.has_warned = self.is_private = False
 
     def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Paths of a case to the prepared case; the same, bit for bit, whether it was kept or is made now."""
+        data = reading.image_label_apart(data)
         key = None if args or kwargs else self._key(data)
         if key is None:
             return super().__call__(data, *args, **kwargs)
@@ -174,7 +176,7 @@ def _files_of(path: Path) -> list[Path] | None:
     """The files that hold an image; None if they cannot be told from its path."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path] if path.name.endswith((".nii", ".nii.gz")) else None
+    return [path] if path.name.endswith((".nii", ".nii.gz")) or films.is_picture(path) else None
 
 
 def _file_digest(file: Path) -> bytes:

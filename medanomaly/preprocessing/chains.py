@@ -1,30 +1,24 @@
-"""The ready chains: a brain MRI into the space where detectors work, and a heatmap back to the scan's own grid."""
+"""The ready chains: a brain MRI or a radiograph into the space where detectors work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform, Orientationd, Spacingd
-from monai.utils import convert_to_dst_type
-from numpy.typing import NDArray
-from scipy import ndimage
+from monai.transforms import Compose, MapTransform, Orientationd, Spacingd
 
 from medanomaly.data.reading import LoadCased
-from medanomaly.data.writing import SaveHeatmapd
 from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.cache import CachedCompose
+from medanomaly.preprocessing.film_grid import KEYS, FilmOrientationd, FilmResized, OneSliced
+from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, REGION_ON_SCAN, inside_of
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd
 from medanomaly.preprocessing.plausible_grid import PlausibleGridd
 from medanomaly.preprocessing.region_mask import RegionFinder, RegionMaskd
 
-# The masks as they lie on the input's grid, kept while `brain` and `label` move with the image. (MONAI takes a key
-# "brain_..." for the metadata of `brain`.)
-REGION_ON_SCAN, LABEL_ON_SCAN = "scan_region", "scan_label"
 LEAST_LESION = 1e-4  # share of a resampled voxel that is lesion: less is the rounding of coordinates
 
 
@@ -36,7 +30,7 @@ def brain_mri(
     clip: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Compose:
-    """Paths of a case to its ``image`` (C, H, W, D) and ``brain`` (1, H, W, D): RAS, at ``spacing``, normalised.
+    """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
     Read, look at the voxel sizes, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan
     stays oblique), resample (image linearly, the brain by nearest neighbour, the label so that every voxel that holds
@@ -56,28 +50,84 @@ def brain_mri(
     """
     if spacing is not None and not _is_spacing(spacing):
         raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
-    keys, modes = ("image", "region", "label"), ("bilinear", "nearest", "bilinear")
     steps: list[Any] = [
         LoadCased(in_channels),
         PlausibleGridd(spacing),  # before an extractor works on what will be refused
         RegionMaskd(region),
         _KeepMasksd(),
-        Orientationd(keys, axcodes="RAS", labels=None, allow_missing_keys=True),
+        Orientationd(KEYS, axcodes="RAS", labels=None, allow_missing_keys=True),
     ]
     if spacing is not None:
-        steps.append(Spacingd(keys, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
+        modes = ("bilinear", "nearest", "bilinear")
+        steps.append(Spacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
         steps.append(_AnyLesiond())
     steps.append(NormalisePercentilesd(*percentiles, clip))
+    parameters = {"in_channels": in_channels, "spacing": spacing}
+    return _kept(steps, parameters, region, percentiles, clip, cache_dir)
+
+
+def radiograph(
+    in_channels: int | None = None,
+    size: Sequence[int] | None = None,
+    region: str | RegionFinder = "all",
+    percentiles: tuple[float, float] = (1.0, 99.0),
+    clip: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Compose:
+    """Paths of a case to its ``image`` (C, W, H, 1) and ``region`` (1, W, H, 1): one slice, of ``size``, normalised.
+
+    Read, find the region, turn, resize (image linearly after smoothing, the region by nearest neighbour, the label so
+    that every pixel that holds any lesion counts), normalise inside the region. The moves are recorded for the inverse.
+
+    The axes are those of :func:`brain_mri` and the same for every format: the first runs to the patient's right, which
+    is to the left of the picture, the second up; so the axial plane is the picture, W its width and H its height.
+    All films of a cohort become as wide and as high as ``size`` says, whatever their aspect ratio: one that was padded
+    instead would have a border that is not of the patient and as wide as its detector was narrow, and a detector that
+    takes whole films would learn that. What was cut off or never shown cannot be brought back either way.
+
+    Args:
+        in_channels: how many channels a case must have; None for any number.
+        size: height and width in pixels to which films are resized; None keeps each film's own.
+        region: see :class:`RegionMaskd`.
+        percentiles, clip: see :class:`NormalisePercentiles`. Only one in a hundred pixels is left beyond either end,
+            as the dark of a film that no ray was stopped in, and its letters, are no lesions.
+        cache_dir: see :func:`brain_mri`.
+
+    Raises:
+        ConfigError: if ``size`` is not two whole numbers above 0.
+    """
+    if size is not None and not _is_size(size):
+        raise ConfigError(f"size is {size!r}: give height and width in pixels, such as [256, 256], or null.")
+    steps: list[Any] = [
+        LoadCased(in_channels),
+        OneSliced(),
+        RegionMaskd(region),
+        _KeepMasksd(),
+        FilmOrientationd(),
+    ]
+    if size is not None:
+        steps += [FilmResized(size), _AnyLesiond()]
+    steps.append(NormalisePercentilesd(*percentiles, clip))
+    parameters = {"in_channels": in_channels, "size": size}
+    return _kept(steps, parameters, region, percentiles, clip, cache_dir)
+
+
+def _kept(
+    steps: Sequence[Any],
+    parameters: Mapping[str, Any],
+    region: str | RegionFinder,
+    percentiles: tuple[float, float],
+    clip: bool,
+    cache_dir: str | Path | None,
+) -> Compose:
+    """The chain, with a cache where there is a folder for it and the region is known by its name."""
     if cache_dir is None or callable(region):
         return Compose(steps)
-    parameters = {
-        "in_channels": in_channels,
-        "spacing": spacing,
-        "region": region,
-        "percentiles": percentiles,
-        "clip": clip,
-    }
-    return CachedCompose(steps, parameters, cache_dir)
+    return CachedCompose(steps, {**parameters, "region": region, "percentiles": percentiles, "clip": clip}, cache_dir)
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
 
 
 def _is_spacing(spacing: Any) -> bool:
@@ -88,36 +138,17 @@ def _is_spacing(spacing: Any) -> bool:
     )
 
 
-def heatmap_to_scan(
-    preprocessing: Compose,
-    output_dir: str | Path | None = None,
-    display: Callable[[Any], Any] | None = None,
-) -> Compose:
-    """A heatmap ``pred`` (1, H, W, D) in working space back to the grid of the scan, and to files there.
-
-    Args:
-        preprocessing: the chain that prepared the case, whose moves are undone.
-        output_dir, display: see :class:`SaveHeatmapd`; None writes nothing.
-    """
-    steps: list[Any] = [
-        FillOutsided(),
-        Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
-        MaskOutsided(),
-    ]
-    return Compose(steps if output_dir is None else [*steps, SaveHeatmapd(output_dir, display)])
-
-
 class _KeepMasksd(MapTransform):
-    """Keep ``brain`` and ``label`` as they lie on the scan, as booleans (1, H, W, D) that nothing moves."""
+    """Keep ``region`` and ``label`` as they lie on the scan, as booleans (1, H, W, D) that nothing moves."""
 
     def __init__(self) -> None:
-        super().__init__(keys=("region", "label"), allow_missing_keys=True)
+        super().__init__(keys=KEYS[1:], allow_missing_keys=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         for key, kept in (("region", REGION_ON_SCAN), ("label", LABEL_ON_SCAN)):
             if case.get(key) is not None:
-                case[kept] = torch.from_numpy(_inside(case[key])[None])
+                case[kept] = torch.from_numpy(inside_of(case[key])[None])
         return case
 
 
@@ -131,67 +162,4 @@ class _AnyLesiond(MapTransform):
         case = dict(data)
         if case.get("label") is not None:
             case["label"] = (case["label"] > LEAST_LESION).float()
-        return case
-
-
-class FillOutsided(MapTransform):
-    """Give the voxels of ``pred`` that no patch covers (NaN) the score of the covered voxel that is nearest in mm.
-
-    Linear resampling would otherwise spread the NaNs into the brain's edge. :class:`MaskOutsided` takes them out again.
-    Where nothing will be resampled and the brain is covered, there is nothing to do. Further than ``margin`` voxels
-    from the box around all covered voxels, where the way back does not look, scores are those of that box's edge.
-
-    Args:
-        margin: voxels.
-    """
-
-    def __init__(self, margin: int = 8) -> None:
-        super().__init__(keys="pred")
-        self.margin = margin
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = dict(data)
-        heatmap = np.asarray(torch.as_tensor(case["pred"]).cpu())[0]
-        missing = np.isnan(heatmap)
-        needed = missing if "region" not in case or _is_resampled(case["image"]) else missing & _inside(case["region"])
-        if needed.any() and not missing.all():
-            box = tuple(
-                slice(max(covered[0] - self.margin, 0), covered[-1] + self.margin + 1)
-                for covered in (np.flatnonzero((~missing).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-            )
-            spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
-            nearest = ndimage.distance_transform_edt(missing[box], spacing, return_distances=False, return_indices=True)
-            around = [(b.start, max(size - b.stop, 0)) for b, size in zip(box, heatmap.shape, strict=True)]
-            heatmap = np.pad(heatmap[box][tuple(nearest)], around, mode="edge")
-        case["pred"] = MetaTensor(torch.from_numpy(heatmap[None]))  # Invertd takes the moves only for a MetaTensor
-        return case
-
-
-def _is_resampled(image: MetaTensor) -> bool:
-    """Whether the way back to the scan interpolates, or only permutes and flips axes."""
-    moves = [step for step in image.applied_operations if "src_affine" in step.get("extra_info", {})]
-    return not all(
-        tuple(step["orig_size"]) == tuple(image.shape[1:])
-        and np.allclose(step["extra_info"]["src_affine"], image.affine, rtol=0, atol=1e-6)
-        for step in moves
-    )
-
-
-def _inside(mask: torch.Tensor) -> NDArray[np.bool_]:
-    """A mask (1, H, W, D) as booleans (H, W, D)."""
-    plain: torch.Tensor = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
-    return np.asarray(plain[0].cpu()) > 0
-
-
-class MaskOutsided(MapTransform):
-    """Set ``pred`` to NaN outside the brain mask of the scan's own grid."""
-
-    def __init__(self) -> None:
-        super().__init__(keys="pred")
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = dict(data)
-        inside, heatmap = _inside(case[REGION_ON_SCAN]), case["pred"]
-        masked = np.where(inside, np.asarray(torch.as_tensor(heatmap).cpu()), np.float32(np.nan))
-        case["pred"] = convert_to_dst_type(masked, heatmap)[0]
         return case

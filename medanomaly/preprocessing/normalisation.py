@@ -1,4 +1,4 @@
-"""Intensity normalisation inside the brain."""
+"""Intensity normalisation inside the region: the brain of a head, all of a film."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from medanomaly.errors import ConfigError, InputError
 
-NOT_BACKGROUND = 1e-6  # what a brain voxel of exactly 0 becomes
+NOT_BACKGROUND = 1e-6  # what a voxel of exactly 0 in the region becomes
 
 
 def apart_from_background(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Values of brain voxels, of any shape, none of which is 0: 0 means background, and detectors score it 0.
+    """Values of voxels in the region, of any shape, none of which is 0: 0 means background, and detectors score it 0.
 
     In scans of few levels several percent of a brain can lie exactly at the percentile that becomes 0.
     """
@@ -26,11 +26,11 @@ def apart_from_background(values: NDArray[np.floating[Any]]) -> NDArray[np.float
 
 
 class NormalisePercentiles:
-    """Each channel mapped linearly: its 5th percentile in the brain to 0 and its 95th to 1 (Madzia-Madzou & Kuijf 2022,
-    section 3.3).
+    """Each channel mapped linearly: its 5th percentile in the region to 0 and its 95th to 1 (Madzia-Madzou & Kuijf
+    2022, section 3.3, of brains).
 
-    ``x' = (x - P5) / (P95 - P5)`` in the brain and 0 outside; a brain voxel that would be exactly 0 is 1e-6, so that it
-    is not taken for background. Values below the one and above the other stay what they
+    ``x' = (x - P5) / (P95 - P5)`` in the region and 0 outside; a voxel in it that would be exactly 0 is 1e-6, so that
+    it is not taken for background. Values below the one and above the other stay what they
     are: a lesion is often the brightest of all. MONAI's ``ScaleIntensityRangePercentiles`` has no mask, so the
     background would move the percentiles.
 
@@ -44,29 +44,31 @@ class NormalisePercentiles:
             raise ConfigError(f"percentiles ({lower}, {upper}) must rise within 0 to 100.")
         self.lower, self.upper, self.clip = lower, upper, clip
 
-    def __call__(self, image: torch.Tensor, brain: torch.Tensor) -> torch.Tensor:
-        """``image`` (C, H, W, D) and ``brain`` (1, H, W, D) to the normalised image (C, H, W, D).
+    def __call__(self, image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+        """``image`` (C, H, W, D) and ``region`` (1, H, W, D) to the normalised image (C, H, W, D).
 
         Raises:
-            InputError: if the brain is empty or a channel is constant in it.
+            InputError: if the region is empty or a channel is constant in it.
         """
-        inside = _array(brain)[0] > 0
+        inside = _array(region)[0] > 0
         values = np.stack([channel[inside] for channel in _array(image)])  # [:, inside] takes ten times as long
         file = image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
         if values.shape[1] == 0:
-            raise InputError(f"the brain mask of {file} is empty after resampling: check the mask and the spacing.")
+            raise InputError(
+                f"the region of {file} is empty after resampling: check its mask, and the spacing or size."
+            )
         low, high = np.percentile(values, [self.lower, self.upper], axis=1)
         for number, (a, b) in enumerate(zip(low, high, strict=True)):
             if not b > a:
                 raise InputError(
-                    f"channel {number} of {file} is constant in the brain (percentiles {self.lower:g} and "
+                    f"channel {number} of {file} is constant in the region (percentiles {self.lower:g} and "
                     f"{self.upper:g} are both {a:g}): is the right file named, and does the mask fit it?"
                 )
         low_, high_ = (p.astype(values.dtype)[:, None] for p in (low, high))
         scaled = (values - low_) / (high_ - low_)
         normalised = np.zeros(image.shape, scaled.dtype)
-        for channel, in_brain in zip(normalised, scaled, strict=True):
-            channel[inside] = apart_from_background(np.clip(in_brain, 0, 1) if self.clip else in_brain)
+        for channel, in_region in zip(normalised, scaled, strict=True):
+            channel[inside] = apart_from_background(np.clip(in_region, 0, 1) if self.clip else in_region)
         # with the affine and the history of the image; those of the mask have moves by nearest neighbour
         result: torch.Tensor = convert_to_dst_type(normalised, image, scaled.dtype)[0]
         return result
@@ -77,7 +79,7 @@ def _array(volume: torch.Tensor) -> NDArray[Any]:
 
 
 class NormalisePercentilesd(MapTransform):
-    """Dictionary form of :class:`NormalisePercentiles`: normalises ``image`` inside ``brain``."""
+    """Dictionary form of :class:`NormalisePercentiles`: normalises ``image`` inside ``region``."""
 
     def __init__(self, lower: float = 5.0, upper: float = 95.0, clip: bool = False) -> None:
         super().__init__(keys="image")

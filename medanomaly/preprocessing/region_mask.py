@@ -28,7 +28,10 @@ WORD = re.compile(r"{[^{}]*}")  # of a command line, that something is to be put
 
 
 def region_share_warning(share: float) -> str:
-    """What is odd about a brain mask that covers ``share`` (0 to 1) of its image, and what to do; empty if nothing."""
+    """What is odd about a brain mask that covers ``share`` (0 to 1) of its image, and what to do; empty if nothing.
+
+    Of the region of a film, or where all of an image was asked for, nothing is odd: do not ask.
+    """
     if share > MOST_SHARE:
         amount, usual = "nearly all", f"at most {100 * MOST_SHARE:g} %"
     elif share < LEAST_SHARE:
@@ -59,8 +62,8 @@ class RegionMaskd(MapTransform):
             A mask that the case names wins over all but ``"nonzero"`` and ``"all"``: what is there need not be
             computed.
 
-    A voxel is in the brain from a value of 0.5 on, so an extractor may give probabilities. A mask of nearly the whole
-    image or of next to nothing is warned of.
+    A voxel is in the region from a value of 0.5 on, so an extractor may give probabilities. A mask of nearly the whole
+    of a volume or of next to nothing is warned of.
 
     Raises:
         ConfigError: if ``source`` is none of these.
@@ -83,6 +86,7 @@ class RegionMaskd(MapTransform):
         case = dict(data)
         image = case["image"]
         file = image.meta.get("filename_or_obj", case.get("case", "the image"))
+        organ = "region" if 1 in image.shape[1:] else "brain"  # of a film, or of a head
         if self.source == "nonzero":
             mask = (image.as_tensor().numpy() != 0).any(axis=0, keepdims=True)
             _check_background(image.as_tensor().numpy(), mask[0], str(file))
@@ -91,9 +95,10 @@ class RegionMaskd(MapTransform):
         elif case.get("region") is not None:
             mask = case["region"].as_tensor().numpy()
         elif self.source == "given":
+            others = "'all'" if organ == "region" else "'nonzero' if the scan is brain-extracted"
             raise InputError(
-                f"{file} has no brain mask: name one under 'brain', or choose another region ('nonzero' if the "
-                "scan is brain-extracted, or a command that extracts the brain)."
+                f"{file} has no {organ} mask: name one under {organ!r}, or choose another region ({others}, or a "
+                f"command that extracts the {organ})."
             )
         elif callable(self.source):
             mask = np.asarray(self.source(image))
@@ -102,15 +107,15 @@ class RegionMaskd(MapTransform):
             mask = self._run(str(file))
         if tuple(mask.shape) != (1, *image.shape[1:]):
             raise InputError(
-                f"the brain mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
+                f"the {organ} mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
             )
         inside = mask >= INSIDE  # NaN is not
         if not inside.any():
             raise InputError(
-                f"the brain mask of {file} is empty (no voxel of {INSIDE:g} or more): look at it over the scan, or "
+                f"the {organ} mask of {file} is empty (no voxel of {INSIDE:g} or more): look at it over the scan, or "
                 "choose another region."
             )
-        odd = "" if self.source == "all" else region_share_warning(float(inside.mean()))
+        odd = "" if self.source == "all" or organ == "region" else region_share_warning(float(inside.mean()))
         if odd:
             warnings.warn(f"{file}: {odd}", stacklevel=2)
         case["region"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))

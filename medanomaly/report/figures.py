@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 
+from medanomaly.data.films import is_picture
+from medanomaly.data.reading import read_volume
 from medanomaly.data.writing import written_whole
 
 
@@ -30,7 +32,8 @@ def case_figure(
 
     Args:
         images: files of the channels.
-        display: the display map on the same grid, 0 to 100 (percent of normal brain that scores lower).
+        display: the display map on the same grid, 0 to 100 (percent of normal voxels that score lower); of a picture,
+            0 to 255.
         path: PNG to write.
         label: lesion mask, outlined in green.
         names: of the channels.
@@ -39,6 +42,7 @@ def case_figure(
     """
     channels = [_canonical(image)[0] for image in images]
     heat, affine = _canonical(display)
+    heat = heat / 2.55 if is_picture(display) else heat
     lesion = None if label is None else _canonical(label)[0] > 0
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     weight = lesion if lesion is not None and lesion.any() else np.maximum(heat - 99, 0)
@@ -64,17 +68,19 @@ def case_figure(
 
 
 def roc_figure(result: dict[str, Any], path: str | Path) -> None:
-    """ROC curves of all detectors of an evaluation (as figures 6 and 7 of Madzia-Madzou & Kuijf)."""
+    """ROC curves of all detectors of an evaluation (as figures 6 and 7 of Madzia-Madzou & Kuijf).
+
+    Of voxels where the cohort has masks of lesions, and of whole cases where it has none.
+    """
+    counted = "voxels in the region" if any("voxels" in row for row in result["detectors"]) else "cases"
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     axis = figure.subplots()
     for row in result["detectors"]:
-        if "roc" in row:
-            label = f"{row['name']}: {row['voxels']['auroc']:.3f}"
-            axis.plot(row["roc"]["fpr"], row["roc"]["tpr"], label=label, linewidth=1.5)
+        curve, figures = row.get("roc", row.get("case_roc")), row.get("voxels", row.get("case_level"))
+        if curve is not None:
+            axis.plot(curve["fpr"], curve["tpr"], label=f"{row['name']}: {figures['auroc']:.3f}", linewidth=1.5)
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
-    axis.set(
-        xlabel="false positive rate (voxels in the brain)", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005)
-    )
+    axis.set(xlabel=f"false positive rate ({counted})", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005))
     axis.legend(loc="lower right", title="AUROC", fontsize=8)
     save_figure(figure, path)
 
@@ -82,7 +88,7 @@ def roc_figure(result: dict[str, Any], path: str | Path) -> None:
 def roc_panels(
     panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
     path: str | Path,
-    counted: str = "voxels in the brain",
+    counted: str = "voxels in the region",
 ) -> None:
     """ROC curves in panels side by side (Madzia-Madzou & Kuijf, figures 6 and 7, with the axes the usual way round).
 
@@ -107,7 +113,8 @@ def roc_panels(
 
 def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
     """Voxels (H, W, D) in the RAS order that is nearest, and the affine."""
-    image: Any = nib.as_closest_canonical(nib.load(path))
+    volume = read_volume(path)
+    image: Any = nib.as_closest_canonical(nib.Nifti1Image(volume.as_tensor().numpy(), volume.affine.numpy()))
     assert aff2axcodes(image.affine) == ("R", "A", "S")
     return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
 

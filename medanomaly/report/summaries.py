@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medanomaly.data import heatmap_path, written_whole
+from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.preprocessing.region_mask import region_share_warning
 from medanomaly.report.figures import roc_figure
@@ -17,12 +17,13 @@ from medanomaly.report.tables import detector_table, score_table, scored_in_word
 
 
 def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
-    """The case score against normals, and how much of the brain is above the voxel threshold.
+    """The case score against normals, and how much of the region is above the voxel threshold.
 
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
-    ``brain_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that, if
-    anything: a case from the cache went past the step that would have warned of its mask.
+    ``region_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that as the
+    mask of a brain, if anything: a case from the cache went past the step that would have warned. Of a film, or where
+    all of an image is scored, as ``run.json`` in the folder says, nothing is.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -32,7 +33,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     heatmap = HeatmapFolder(output_dir)(case)
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
-    brain_fraction = scores.size / heatmap.size
+    fraction = scores.size / heatmap.size
+    is_brain = 1 not in heatmap.shape and _region_asked_for(Path(output_dir)) != "all"
     return {
         "case": case["case"],
         "image": case["image"][0],
@@ -42,10 +44,15 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "abnormal": score > threshold,
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
-        "brain_fraction": brain_fraction,
-        "warning": region_share_warning(brain_fraction),
+        "region_fraction": fraction,
+        "warning": region_share_warning(fraction) if is_brain else "",
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
+
+
+def _region_asked_for(output_dir: Path) -> str | None:
+    """The region that the scores in a folder were made with, as far as it is written there."""
+    return read_provenance(output_dir).get("region") if (output_dir / "run.json").exists() else None
 
 
 def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration) -> None:

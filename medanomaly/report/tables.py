@@ -11,13 +11,17 @@ from rich.table import Table
 
 
 def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
-    """The rows of an evaluation, in its order: in-brain voxel metrics with intervals, then case-level metrics.
+    """The rows of an evaluation, in its order: voxel metrics with intervals, then case-level metrics.
+
+    Where nobody has drawn what is abnormal, case-level metrics alone.
 
     Args:
         result: what ``evaluate_cohort`` returns.
         title: above the table.
     """
-    table = Table(title=title or f"Cases: {result['n_cases']}; voxels in the brain only", title_justify="left")
+    if not any("voxels" in row for row in result["detectors"]):
+        return _case_table(result, title)
+    table = Table(title=title or f"Cases: {result['n_cases']}; voxels in the region only", title_justify="left")
     table.add_column("detector")
     for column in (
         "voxel AUROC",
@@ -40,17 +44,40 @@ def detector_table(result: dict[str, Any], title: str | None = None) -> Table:
             number(voxels["best_dice"]),
             *(number(case_level.get(key)) for key in ("auroc", "sensitivity", "specificity")),
         )
-    sources = {row["case_level"]["threshold_from"] for row in result["detectors"] if "case_level" in row}
-    notes = [f"case threshold: {'; '.join(sorted(sources))}"] if sources else []
     prevalence = result["detectors"][0]["voxels"]["prevalence"]
-    table.caption = "; ".join([f"lesion voxels: {100 * prevalence:.2f} % of brain", *notes])
-    table.caption += "".join(f"\nWarning: {warning}" for warning in result.get("warnings", []))
+    return _with_caption(table, result, [f"lesion voxels: {100 * prevalence:.2f} % of the region"])
+
+
+def _case_table(result: dict[str, Any], title: str | None) -> Table:
+    """The rows of an evaluation of whole cases."""
+    table = Table(title=title or f"Cases: {result['n_cases']}, each as a whole", title_justify="left")
+    table.add_column("detector")
+    for column in ("case AUROC", "95 % interval", "AP", "sensitivity", "specificity", "F1"):
+        table.add_column(column, justify="right")
+    for row in result["detectors"]:
+        found = row["case_level"]
+        low, high = (found["intervals"]["auroc"][end] for end in ("low", "high"))
+        table.add_row(
+            row["name"],
+            number(found["auroc"]),
+            "-" if low is None else f"{number(low)} to {number(high)}",
+            *(number(found.get(key)) for key in ("average_precision", "sensitivity", "specificity", "f1")),
+        )
+    ill = sum(case["abnormal"] for case in result["detectors"][0]["cases"])
+    return _with_caption(table, result, [f"abnormal cases: {ill} of {result['n_cases']}"])
+
+
+def _with_caption(table: Table, result: dict[str, Any], notes: list[str]) -> Table:
+    """``notes``, where thresholds come from, and the warnings of an evaluation below its table."""
+    sources = {row.get("case_level", {}).get("threshold_from") for row in result["detectors"]} - {None}
+    notes = [*notes, f"case threshold: {'; '.join(sorted(sources))}"] if sources else notes
+    table.caption = "; ".join(notes) + "".join(f"\nWarning: {warning}" for warning in result.get("warnings", []))
     table.caption_justify = "left"
     return table
 
 
 def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str = "") -> Table:
-    """One row a scored case: how it compares with normal brains; below, the cases whose brain mask is odd.
+    """One row a scored case: how it compares with normal cases; below, the cases whose brain mask is odd.
 
     Args:
         summaries: of :func:`medanomaly.report.summaries.summarise_case`.
@@ -60,7 +87,7 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
     caption = f"case threshold: {normals}" + (f"\nscores: {scored}" if scored else "")
     caption += "".join(f"\n{case['case']}: {case['warning']}" for case in summaries if case.get("warning"))
     table = Table(title_justify="left", caption=caption, caption_justify="left")
-    for column in ("case", "case score", "case threshold", "brain above 99.5 % of normal voxels", "reading"):
+    for column in ("case", "case score", "case threshold", "region above 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")
     for summary in summaries:
         table.add_row(

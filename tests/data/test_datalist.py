@@ -87,7 +87,7 @@ CASE = {"image": "c.nii"}
     ("content", "message"),
     [
         ('{"test": [}', r"datalist\.json is not valid JSON .*line 1"),
-        ([CASE], "holds a list, but an object with training, validation, test"),
+        ([CASE], "holds a list, but an object with training, validation, test, mixed"),
         ({"tests": [CASE]}, "Did you mean to call 'tests' 'test'"),
         ({"test": {"image": "c.nii"}}, "'test' is a dict, but a list"),
         ({"test": ["c.nii"]}, "'test', entry 1 is 'c.nii', but an object with the key 'image'"),
@@ -100,6 +100,9 @@ CASE = {"image": "c.nii"}
         ({"test": [{"image": ["c.nii", "d.nii"]}]}, r"the file .*d\.nii does not exist"),
         ({"test": [CASE | {"region": "d.nii"}]}, r"the file .*d\.nii does not exist"),
         ({"test": [CASE | {"label": "d.nii"}]}, r"the file .*d\.nii does not exist"),
+        ({"test": [CASE | {"label": 2}]}, "entry 1: the label is 2; give a mask file, or 0 for a healthy case and 1"),
+        ({"test": [CASE | {"label": True}]}, "the label is True; give a mask file"),
+        ({"test": [CASE | {"label": 0.5}]}, "the label is 0.5; give a mask file"),
         ({"test": [CASE, CASE | {"case": "x"}, CASE | {"case": "x"}]}, r"case ids \['x'\] appear more than once"),
         *(
             ({"test": [CASE | {"case": bad}]}, "cannot name a folder")
@@ -190,7 +193,7 @@ def test_a_brain_mask_on_the_command_line(folder):
     )
     channels = [folder / "a/t1.nii.gz", folder / "a/flair.nii.gz"]
     assert cases_from_files(channels, 2, folder / "mask.nii.gz")[0]["region"] == str(folder / "mask.nii.gz")
-    with pytest.raises(InputError, match="one brain mask was given for 2 scans"):
+    with pytest.raises(InputError, match="one mask was given for 2 scans"):
         cases_from_files(channels, 1, folder / "mask.nii.gz")
 
 
@@ -216,3 +219,26 @@ def test_the_region_may_be_called_brain_but_not_both(folder):
     write(json.dumps({"test": [{"image": "c.nii", "brain": "mask.nii.gz", "region": "mask.nii.gz"}]}))
     with pytest.raises(InputError, match=r"list.json, 'test', entry 1 has 'brain' and 'region', two names"):
         read_datalist(folder / "list.json", "test")
+
+
+def test_a_label_may_be_a_number_for_the_whole_image(folder):
+    entries = [CASE | {"label": label, "case": str(n)} for n, label in enumerate((0, 1, 1.0, "mask.nii.gz"))]
+    for section in ("test", "mixed"):
+        cases = read_datalist(written(folder, {section: entries}), section, skip_missing=True)
+        assert [case["label"] for case in cases] == [0, 1, 1, str(folder / "mask.nii.gz")]
+
+
+@pytest.mark.parametrize("section", ["training", "validation"])
+def test_what_is_learnt_from_must_be_healthy(folder, section):
+    healthy = [CASE | {"label": 0, "case": "a"}, CASE | {"label": "mask.nii.gz", "case": "b"}]
+    assert len(read_datalist(written(folder, {section: healthy}), section)) == 2
+    ill = [*healthy, CASE | {"label": 1, "case": "c"}]
+    with pytest.raises(InputError, match=rf"c in '{section}' have the label 1, .* or to 'mixed'"):
+        read_datalist(written(folder, {section: ill}), section)
+
+
+def test_a_folder_of_films_on_the_command_line(folder):
+    (folder / "films").mkdir()
+    for name in ("b.PNG", "a.jpeg", "c.jpg", "notes.txt", ".hidden.png"):
+        (folder / "films" / name).touch()
+    assert [case["case"] for case in cases_from_files([folder / "films"])] == ["a", "b", "c"]

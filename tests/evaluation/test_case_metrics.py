@@ -6,7 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from medanomaly.errors import InputError
 from medanomaly.evaluation import case_metrics, case_score
@@ -43,6 +51,7 @@ def test_case_metrics_equal_scikit_learn(threshold, decimals):
     tn, fp, fn, tp = confusion_matrix(abnormal, called).ravel()
     expected = {
         "auroc": roc_auc_score(abnormal, scores),
+        "average_precision": average_precision_score(abnormal, scores),
         "accuracy": accuracy_score(abnormal, called),
         "sensitivity": recall_score(abnormal, called),
         "specificity": recall_score(~abnormal, ~called),
@@ -66,8 +75,8 @@ def test_a_score_at_the_threshold_is_normal():
     ("abnormal", "threshold", "undefined"),
     [
         ([True, True], 0.0, {"auroc", "specificity"}),
-        ([False, False], 0.0, {"auroc", "sensitivity"}),
-        ([False, False], 9.0, {"auroc", "sensitivity", "precision", "f1"}),
+        ([False, False], 0.0, {"auroc", "average_precision", "sensitivity"}),
+        ([False, False], 9.0, {"auroc", "average_precision", "sensitivity", "precision", "f1"}),
         ([False, True], 9.0, {"precision"}),
     ],
 )

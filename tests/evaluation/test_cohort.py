@@ -161,7 +161,7 @@ def test_rows_that_were_scored_on_other_brains_are_refused(folder):
         return heatmap
 
     sources = {"small": smaller, "made": HeatmapFolder(folder / "scores")}
-    words = "brain masks of c differ: small has scores at 180 voxels, made at 210, and 30 voxels"
+    words = "regions of c differ: small has scores at 180 voxels, made at 210, and 30 voxels"
     with pytest.raises(InputError, match=words):
         evaluate_cohort(cases(folder), sources, folder / "out", n_replicates=2)
     assert not (folder / "out").exists()
@@ -177,7 +177,7 @@ def test_a_lesion_that_the_mask_cuts_off_still_makes_its_case_abnormal(folder):
     assert {case: row["abnormal"] for case, row in rows.items()} == {**ABNORMAL, "b": True}
     assert {case: row["lesion_voxels_outside"] for case, row in rows.items()} == {"a": 1, "b": 3, "c": 1, "d": 0}
     assert result["detectors"][0]["voxels"]["lesion_voxels_outside"] == 5
-    assert "5 lesion voxels lie outside the brain masks" in result["warnings"][0]
+    assert "5 lesion voxels lie outside the regions" in result["warnings"][0]
     assert "a (1), b (3), c (1)" in " ".join(detector_table(result).caption.split())
     assert pd.read_csv(folder / "out/cases.csv")["lesion_voxels_outside"].tolist() == [1, 3, 1, 0]
 

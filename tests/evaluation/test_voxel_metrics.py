@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medanomaly.errors import InputError
-from medanomaly.evaluation import InBrainVoxelMetric, dice_at, in_brain, roc_curve, voxel_metrics
+from medanomaly.evaluation import InRegionVoxelMetric, dice_at, in_region, roc_curve, voxel_metrics
 
 
 def made(name):
@@ -150,7 +150,7 @@ def test_input_is_left_as_it_was():
 
 def test_in_brain_keeps_finite_voxels_in_order():
     heatmap = np.array([[np.nan, 0.5], [0.25, np.nan]], dtype=np.float32)
-    scores, labels = in_brain(heatmap, np.array([[1, 2], [0, 1]]))
+    scores, labels = in_region(heatmap, np.array([[1, 2], [0, 1]]))
     assert scores.tolist() == [0.5, 0.25] and scores.dtype == np.float32
     assert labels.tolist() == [True, False] and labels.dtype == bool
 
@@ -158,8 +158,8 @@ def test_in_brain_keeps_finite_voxels_in_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: in_brain(np.zeros((2, 3)), np.zeros((3, 2))), r"\(2, 3\).*\(3, 2\)"),
-        (lambda: in_brain(np.full(4, np.nan), np.zeros(4)), "None of the 4 voxels"),
+        (lambda: in_region(np.zeros((2, 3)), np.zeros((3, 2))), r"\(2, 3\).*\(3, 2\)"),
+        (lambda: in_region(np.full(4, np.nan), np.zeros(4)), "None of the 4 voxels"),
         (lambda: voxel_metrics(np.array([1.0, np.nan]), np.array([0, 1])), "1 of 2 scores"),
         (lambda: voxel_metrics(np.array([np.inf, 1.0]), np.array([0, 1])), "1 of 2 scores"),
         (lambda: voxel_metrics(np.zeros(3), np.zeros(2)), r"\(3,\).*\(2,\)"),
@@ -167,9 +167,9 @@ def test_in_brain_keeps_finite_voxels_in_order():
         (lambda: dice_at(np.array([np.nan]), np.array([1]), 0.0), "1 of 1 scores"),
         (lambda: roc_curve(np.zeros(3), np.ones(3)), "3 lesion and 0 other"),
         (lambda: roc_curve(np.arange(3), np.array([0, 1, 1]), n_points=1), "1 points"),
-        (lambda: InBrainVoxelMetric("iou"), "'iou'.*auroc"),
-        (lambda: InBrainVoxelMetric().aggregate(), "No batch"),
-        (lambda: InBrainVoxelMetric()(torch.zeros(1, 1, 2, 2, 2)), "without labels"),
+        (lambda: InRegionVoxelMetric("iou"), "'iou'.*auroc"),
+        (lambda: InRegionVoxelMetric().aggregate(), "No batch"),
+        (lambda: InRegionVoxelMetric()(torch.zeros(1, 1, 2, 2, 2)), "without labels"),
     ],
 )
 def test_unusable_input_is_named(call, message):
@@ -188,15 +188,15 @@ def batch(seed, shape):
 @pytest.mark.parametrize("metric", ["auroc", "average_precision", "best_dice"])
 def test_monai_metric_pools_batches_of_any_shape(metric):
     batches = [batch(1, (2, 1, 6, 5, 4)), batch(2, (1, 1, 3, 7, 5))]
-    pooled = [in_brain(heatmap.numpy(), label.numpy()) for heatmap, label in batches]
+    pooled = [in_region(heatmap.numpy(), label.numpy()) for heatmap, label in batches]
     expected = voxel_metrics(*(np.concatenate(part) for part in zip(*pooled, strict=True)))[metric]
 
-    in_batches = InBrainVoxelMetric(metric)
+    in_batches = InRegionVoxelMetric(metric)
     for heatmap, label in batches:
         in_batches(y_pred=MetaTensor(heatmap), y=MetaTensor(label))
     assert in_batches.aggregate() == expected
 
-    in_lists = InBrainVoxelMetric(metric)
+    in_lists = InRegionVoxelMetric(metric)
     in_lists([h for heatmap, _ in batches for h in heatmap], [y for _, label in batches for y in label])
     assert in_lists.aggregate() == expected
 
@@ -207,18 +207,18 @@ def test_monai_metric_pools_batches_of_any_shape(metric):
 
 def test_monai_metric_takes_bfloat16():
     heatmap, label = batch(4, (1, 1, 4, 4, 4))
-    metric = InBrainVoxelMetric()
+    metric = InRegionVoxelMetric()
     metric(heatmap.bfloat16(), label)
     rounded = heatmap.bfloat16().float().numpy()
-    assert metric.aggregate() == voxel_metrics(*in_brain(rounded, label.numpy()))["auroc"]
+    assert metric.aggregate() == voxel_metrics(*in_region(rounded, label.numpy()))["auroc"]
 
 
 def test_monai_metric_works_in_the_ignite_handler():
     batches = [batch(1, (2, 1, 4, 4, 4)), batch(2, (1, 1, 5, 4, 4))]
     engine = Engine(lambda _, data: data)
-    IgniteMetricHandler(InBrainVoxelMetric(), save_details=False).attach(engine, "in_brain_auroc")
+    IgniteMetricHandler(InRegionVoxelMetric(), save_details=False).attach(engine, "in_brain_auroc")
     for _ in range(2):  # the second run must not pool with the first
         engine.run(batches)
-    pooled = [in_brain(heatmap.numpy(), label.numpy()) for heatmap, label in batches]
+    pooled = [in_region(heatmap.numpy(), label.numpy()) for heatmap, label in batches]
     expected = voxel_metrics(*(np.concatenate(part) for part in zip(*pooled, strict=True)))["auroc"]
     assert engine.state.metrics["in_brain_auroc"] == expected

@@ -69,7 +69,7 @@ def test_a_constant_channel_is_an_error_that_names_channel_and_file(channel):
     image, brain = volume()
     image[channel, brain[0] > 0] = 12.5
     tensor = MetaTensor(torch.from_numpy(image), meta={"filename_or_obj": "scan.nii"})
-    with pytest.raises(InputError, match=rf"channel {channel} of scan\.nii is constant in the brain .*12\.5"):
+    with pytest.raises(InputError, match=rf"channel {channel} of scan\.nii is constant in the region .*12\.5"):
         NormalisePercentiles()(tensor, torch.from_numpy(brain))
 
 

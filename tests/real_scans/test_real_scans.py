@@ -28,7 +28,7 @@ def run(*command: object) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("cohort", "region"), [("open_ms", "nonzero"), ("ixi_t1", "given")])
+@pytest.mark.parametrize(("cohort", "brain"), [("open_ms", "nonzero"), ("ixi_t1", "given")])
 def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Path) -> None:
     root = DATA / cohort
     if not root.is_dir():

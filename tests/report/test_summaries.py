@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -36,7 +38,7 @@ def cases(tmp_path):
 
 def test_a_summary_tells_the_share_of_the_brain_and_what_is_odd_about_it(cases, tmp_path, calibration):
     found = [summarise_case(case, tmp_path, calibration) for case in cases]
-    assert [summary["brain_fraction"] for summary in found] == pytest.approx(list(SHARES.values()))
+    assert [summary["region_fraction"] for summary in found] == pytest.approx(list(SHARES.values()))
     assert found[0]["warning"] == ""
     assert "99.0 % of the image" in found[1]["warning"]
     assert "0.4 % of the image" in found[2]["warning"]
@@ -57,5 +59,18 @@ def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibr
 
 def test_where_all_is_fine_the_table_is_what_it_was(cases, tmp_path, calibration):
     fine = summarise_case(cases[0], tmp_path, calibration)
-    without = {key: value for key, value in fine.items() if key not in ("brain_fraction", "warning")}
+    without = {key: value for key, value in fine.items() if key not in ("region_fraction", "warning")}
     assert score_table([fine], "1 case").caption == score_table([without], "1 case").caption == "case threshold: 1 case"
+
+
+def test_of_a_film_and_where_all_was_asked_for_no_share_is_odd(cases, tmp_path, calibration):
+    everything = cases[1]
+    assert summarise_case(everything, tmp_path, calibration)["warning"]
+    run = {"model": "made", "sign": "both", "region": "all", "cases": []}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert summarise_case(everything, tmp_path, calibration)["warning"] == ""
+    (tmp_path / "run.json").write_text(json.dumps(run | {"region": "given"}))
+    assert summarise_case(everything, tmp_path, calibration)["warning"]
+    file = heatmap_path(tmp_path, "everything")
+    nib.save(nib.Nifti1Image(np.zeros((10, 10, 1), np.float32), np.eye(4)), file)
+    assert summarise_case(everything, tmp_path, calibration)["warning"] == ""

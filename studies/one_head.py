@@ -1,6 +1,6 @@
 """What a detector that learns from a single head makes of other heads: random powers in training, and none.
 
-    python -m benchmarks.one_head --data-root ../shared/data/ixi_t1
+    python -m studies.one_head --data-root /data/ixi_t1
 
 Trains the synthetic anomalies on one training head of the toy experiment, with ``gamma`` 0 and 0.2, puts made lesions
 (``medanomaly.data.lesion_factory``, 2 to 5 standard deviations of their tissue) into the four held-out heads, and

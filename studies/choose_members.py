@@ -1,6 +1,6 @@
 """Which members a fusion should have: candidates trained on normal tissue, compared on made lesions in it.
 
-    python -m benchmarks.choose_members --data-root ../shared/data/open_ms --epochs 8
+    python -m studies.choose_members --data-root /data/open_ms --epochs 8
 
 Trains every candidate on the lesion-free tissue of the training patient of the white-matter experiment, puts made
 lesions (``medanomaly.data.lesion_factory``) into that patient, away from the real ones, and prints AUROC, average

@@ -1,6 +1,6 @@
 """How well made lesions on T1 can be found at all: by a U-Net that is trained on such lesions, with their labels.
 
-    python -m benchmarks.made_lesions_ceiling --data-root ../shared/data/ixi_t1
+    python -m studies.made_lesions_ceiling --data-root /data/ixi_t1
 
 No detector of ours may learn so. It shows what is left in the images: lesions of ``medanomaly.data.lesion_factory``, as
 in the toy experiment (1 to 3 standard deviations of their tissue, in the 2 mm grid of the scan), are put into the

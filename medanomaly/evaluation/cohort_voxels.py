@@ -1,0 +1,126 @@
+"""What one detector's heatmaps say of a cohort's voxels, all rows of a table on the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from medanomaly.data import LoadCased, read_volume
+from medanomaly.data.reading import INSIDE
+from medanomaly.errors import InputError
+from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.case_metrics import case_score
+from medanomaly.evaluation.heatmaps import HeatmapSource
+from medanomaly.evaluation.voxel_metrics import in_region, roc_curve, voxel_metrics
+
+VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
+
+Label = NDArray[np.bool_] | int  # a mask of lesions (H, W, D) on the scan's grid, or 0 or 1 for the whole image
+
+
+@dataclass
+class Measured:
+    """What was found in the heatmaps of a detector.
+
+    Attributes:
+        cases: for each case, ``case``, ``abnormal`` and ``case_score``; where its lesions are known, the
+            ``VOXEL_COLUMNS`` and how many ``lesion_voxels_outside`` no score covers.
+        scores, labels: of the voxels of those cases whose lesions are known; none in a cohort without masks.
+    """
+
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[NDArray[Any]] = field(default_factory=list)
+    labels: list[NDArray[np.bool_]] = field(default_factory=list)
+
+
+def measure_heatmaps(
+    name: str,
+    source: HeatmapSource,
+    cases: Sequence[Mapping[str, Any]],
+    labels: Sequence[Label],
+    regions: list[tuple[str, NDArray[np.bool_]]],
+) -> Measured:
+    """Go through the heatmaps of the detector ``name``.
+
+    Args:
+        regions: the scored voxels of each case and who scored them: the first detector's, which fills the list.
+
+    Raises:
+        InputError: if a heatmap is missing or lies on another grid, or has scores at other voxels than the first's.
+    """
+    has_masks = any(not isinstance(label, int) for label in labels)
+    found = Measured()
+    pairs = zip(cases, labels, strict=True)
+    for number, (case, label) in enumerate(tqdm(pairs, desc=f"evaluating {name}", total=len(cases), leave=False)):
+        heatmap = source(case)
+        if not isinstance(label, int) and heatmap.shape != label.shape:
+            raise InputError(
+                f"the heatmap of {case['case']} has shape {heatmap.shape}, but its scan or label {case['label']} has "
+                f"{label.shape}: the heatmap must lie on the grid of the scan; score this very scan again."
+            )
+        if number == len(regions):
+            regions.append((name, np.isfinite(heatmap)))
+        _check_same_region(case["case"], name, np.isfinite(heatmap), *regions[number])
+        mask = np.zeros(heatmap.shape, bool) if isinstance(label, int) else label
+        scores, lesion = in_region(heatmap, mask)
+        abnormal = bool(label) if isinstance(label, int) else bool(label.any())
+        row = {"case": case["case"], "abnormal": abnormal, "case_score": case_score(scores)}
+        if has_masks and (not isinstance(label, int) or label == 0):
+            found.scores.append(scores)
+            found.labels.append(lesion)
+            metrics = voxel_metrics(scores, lesion)
+            outside = int(np.count_nonzero(mask)) - int(np.count_nonzero(lesion))
+            row |= {key: metrics[key] for key in VOXEL_COLUMNS} | {"lesion_voxels_outside": outside}
+        found.cases.append(row)
+    return found
+
+
+def voxel_row(name: str, found: Measured, n_replicates: int, seed: int) -> dict[str, Any]:
+    """The row of a detector in a table: its pooled voxel figures, their intervals, the ROC curve and its cases."""
+    pooled_scores, pooled_labels = np.concatenate(found.scores), np.concatenate(found.labels)
+    pooled = voxel_metrics(pooled_scores, pooled_labels)
+    row: dict[str, Any] = {"name": name, "voxels": {key: pooled[key] for key in VOXEL_COLUMNS}, "cases": found.cases}
+    row["voxels"]["lesion_voxels_outside"] = sum(case.get("lesion_voxels_outside", 0) for case in found.cases)
+    intervals = bootstrap_over_cases(found.scores, found.labels, n_replicates=n_replicates, seed=seed)
+    row["intervals"] = named_intervals(intervals)
+    if 0 < pooled_labels.sum() < len(pooled_labels):
+        fpr, tpr = roc_curve(pooled_scores, pooled_labels, n_points=400)
+        row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
+    return row
+
+
+def named_intervals(intervals: Mapping[str, tuple[float, float] | None]) -> dict[str, dict[str, float | None]]:
+    """(low, high) by name as ``{"low", "high"}``, with None for both where there is no interval."""
+    return {key: dict(zip(("low", "high"), pair or (None, None), strict=True)) for key, pair in intervals.items()}
+
+
+def label_on_scan(case: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The lesions (H, W, D) on the grid of the first image, where the heatmap lies; as in its file if there is none."""
+    if case.get("image") is None:
+        return np.asarray(read_volume(case["label"]).as_tensor()) >= INSIDE
+    image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
+    return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor()) > 0
+
+
+def _check_same_region(
+    case: str, name: str, region: NDArray[np.bool_], first: str, first_region: NDArray[np.bool_]
+) -> None:
+    """Raise InputError if two detectors have scores at different voxels: figures would not be comparable."""
+    if region.shape != first_region.shape:
+        raise InputError(
+            f"the heatmaps of {case} differ in shape: {first_region.shape} of {first}, {region.shape} of {name}. Both "
+            "must lie on the grid of the scan: score this very scan again."
+        )
+    differ = np.count_nonzero(region != first_region)
+    if differ:
+        raise InputError(
+            f"the regions of {case} differ: {first} has scores at {np.count_nonzero(first_region)} voxels, {name} "
+            f"at {np.count_nonzero(region)}, and {differ} voxels are scored by one of them alone. All rows of a table "
+            "are measured on one region: score the case again with the mask that the datalist names, or name that mask "
+            "there."
+        )

@@ -1,0 +1,1 @@
+"""Scripts behind single findings of the documents; the package never imports them."""
