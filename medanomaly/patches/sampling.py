@@ -15,7 +15,7 @@ from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_f
 from medanomaly.patches.layout import channels_last, for_network, plain
 from medanomaly.patches.positions import Positions
 from medanomaly.patches.spec import PatchSpec
-from medanomaly.patches.volumes import VolumeStore
+from medanomaly.patches.volumes import VolumeStore, give_back_memory
 from medanomaly.preprocessing.arrays import ArrayOnDisk
 from medanomaly.preprocessing.case_file import KEPT_IN
 
@@ -179,8 +179,12 @@ class PatchSampler:
                     "there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list."
                 )
             self._store = VolumeStore(self.held_bytes, self.device)
-            numbers = range(len(self.dataset))
-            self._sources = [source for number in numbers for source in self._prepare(number, self.dataset[number])]
+            sources: list[_Source] = []
+            for number in range(len(self.dataset)):
+                sources += self._prepare(number, self.dataset[number])
+                if not isinstance(sources[-1].volume, Tensor):
+                    give_back_memory()
+            self._sources = sources
         return self._sources
 
     def _prepare(self, number: int, case: Mapping[str, Any]) -> list[_Source]:
