@@ -77,7 +77,7 @@ def stretches(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def write_with_holes(file: IO[bytes], content: NDArray[np.uint8]) -> None:
-    """Write bytes (N,) from where ``file`` stands to its end; long rows of zeros take no space if the disk can do so."""
+    """Write bytes (N,) from where ``file`` stands to its end; long rows of zeros become holes."""
     begin = file.tell()
     for start, values in nonzero_stretches(content, LEAST_HOLE):
         file.seek(begin + start)
