@@ -15,7 +15,7 @@ from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_f
 from medanomaly.patches.layout import channels_last, for_network, plain
 from medanomaly.patches.positions import Positions
 from medanomaly.patches.spec import PatchSpec
-from medanomaly.patches.volumes import VolumeStore
+from medanomaly.patches.volumes import VolumeStore, give_back_memory
 from medanomaly.preprocessing.arrays import ArrayOnDisk
 from medanomaly.preprocessing.case_file import KEPT_IN
 
@@ -167,14 +167,10 @@ class PatchSampler:
             volume = slice_axis_first(plain(self.dataset[source.number]["image"]), source.plane)
             if volume.shape[1:] != source.grid.image_size:
                 raise InputError(f"the case {source.case} was changed while it was trained on: train again.") from None
-            source.volume, source.in_cache = self._store_of_volumes().spill(volume), False
+            assert self._store is not None
+            source.volume, source.in_cache = self._store.spill(volume), False
             return volume
         return slice_axis_first(volume, source.plane) if source.in_cache else volume
-
-    def _store_of_volumes(self) -> VolumeStore:
-        if self._store is None:
-            self._store = VolumeStore(self.held_bytes, self.device)
-        return self._store
 
     def _prepared(self) -> list[_Source]:
         if self._sources is None:
@@ -182,14 +178,20 @@ class PatchSampler:
                 raise InputError(
                     "there are no training cases: set dataset_dir (or datalist) to a cohort with a 'training' list."
                 )
-            numbers = range(len(self.dataset))
-            self._sources = [source for number in numbers for source in self._prepare(number, self.dataset[number])]
+            self._store = VolumeStore(self.held_bytes, self.device)
+            sources: list[_Source] = []
+            for number in range(len(self.dataset)):
+                sources += self._prepare(number, self.dataset[number])
+                if not isinstance(sources[-1].volume, Tensor):
+                    give_back_memory()
+            self._sources = sources
         return self._sources
 
     def _prepare(self, number: int, case: Mapping[str, Any]) -> list[_Source]:
         """The sources of a case, one a plane."""
         window, name = self.spec.window, str(case.get("case", "?"))
-        sources, in_cache, store = [], None, self._store_of_volumes()
+        sources, in_cache, store = [], None, self._store
+        assert store is not None
         for plane in self.spec.cuts:
             volume, region, label = (
                 None if case.get(key) is None else pad_to_window(slice_axis_first(plain(case[key]), plane), window)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import tempfile
 from typing import IO
 
@@ -62,3 +64,13 @@ class VolumeStore:
                 f"({error}): set TMPDIR to a folder on a larger disk, or cache_dir, where prepared cases are kept."
             ) from error
         return ArrayOnDisk(self._file, offset, array.shape, array.dtype.str)
+
+
+def give_back_memory() -> None:
+    """Give back to the system what this process has freed (where the C library is glibc).
+
+    The small arrays that stay of each case lie between the large ones that went, whose memory could otherwise hardly be
+    used for the next case: 20 MB a case would be lost.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)

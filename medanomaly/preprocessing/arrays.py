@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PAGE = 4096  # bytes; what is mapped begins at a multiple, and holes are of whole pages
+LEAST_HOLE = 2**18  # bytes; a file with many small holes is mapped page by page, which takes five times as long
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,21 @@ class ArrayOnDisk:
         return torch.from_numpy(np.memmap(file, np.dtype(self.dtype), "c", self.offset, self.shape))
 
 
-def nonzero_stretches(content: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The stretches of some bytes (N,) between pages that are all zeros, each with its place."""
+def nonzero_stretches(content: NDArray[np.uint8], least_gap: int = PAGE) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The stretches of some bytes (N,) between pages that are all zeros, each with its place.
+
+    Args:
+        content: the bytes.
+        least_gap: zeros in a row, in bytes, that part two stretches.
+    """
     whole = len(content) // PAGE
     filled = np.ones(whole + (whole * PAGE < len(content)), bool)  # what is left of a page at the end counts as filled
     filled[:whole] = content[: whole * PAGE].view(np.uint64).reshape(whole, PAGE // 8).any(axis=1)
-    for first, last in stretches(filled).tolist():
+    found = stretches(filled)
+    if len(found):
+        parted = np.flatnonzero((found[1:, 0] - found[:-1, 1]) * PAGE >= least_gap)
+        found = np.stack([found[np.append(0, parted + 1), 0], found[np.append(parted, -1), 1]], axis=1)
+    for first, last in found.tolist():
         yield first * PAGE, content[first * PAGE : last * PAGE]
 
 
@@ -67,9 +77,9 @@ def stretches(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def write_with_holes(file: IO[bytes], content: NDArray[np.uint8]) -> None:
-    """Write bytes (N,) from where ``file`` stands to its end; pages of zeros take no space if the disk can do so."""
+    """Write bytes (N,) from where ``file`` stands to its end; long rows of zeros become holes."""
     begin = file.tell()
-    for start, values in nonzero_stretches(content):
+    for start, values in nonzero_stretches(content, LEAST_HOLE):
         file.seek(begin + start)
         file.write(values.data)
     file.flush()

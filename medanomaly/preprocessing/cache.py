@@ -63,7 +63,7 @@ class CachedCompose(Compose):
             error.
         max_bytes: what the folder may hold; the cases that were not used for the longest time go first. If not given,
             100 GB, and never more than half of the disk space that would be free without it: a cohort of 600 scans of
-            256^3 voxels takes 20 to 40 GB, and one that is thrown out while it is prepared would have to be prepared
+            256^3 voxels takes 30 to 40 GB, and one that is thrown out while it is prepared would have to be prepared
             again.
     """
 

@@ -4,8 +4,8 @@ The file is a row of pages of 4,096 bytes::
 
     SHA-256 of all that follows | length of the header | header (JSON) | image | masks ...
 
-Each array begins at a page. The image is as it lies in memory, so it can be mapped; masks are bits. Pages of zeros
-(air, mostly) are holes and take no space on most disks.
+Each array begins at a page. The image is as it lies in memory, so it can be mapped; masks are bits. Long rows of
+zeros (slices of air, mostly) are holes and take no space on most disks.
 """
 
 from __future__ import annotations

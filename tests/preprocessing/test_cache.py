@@ -480,6 +480,13 @@ def test_stretches_hold_all_that_is_not_zero(size):
     assert sum(len(values) for _, values in nonzero_stretches(np.zeros(5 * PAGE, np.uint8))) == 0
 
 
+def test_short_gaps_part_no_stretches():
+    content = np.zeros(12 * PAGE, np.uint8)
+    content[np.array([1, 3, 7, 8, 11]) * PAGE] = 1
+    found = [(start // PAGE, len(values) // PAGE) for start, values in nonzero_stretches(content, 2 * PAGE)]
+    assert found == [(1, 3), (7, 2), (11, 1)]
+
+
 @pytest.mark.parametrize("damage", ["in air", "longer"])
 def test_damage_where_there_was_nothing_is_found(case, folder, damage):
     chain, prepared = counting(brain_mri(cache_dir=folder))
