@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from typer.testing import CliRunner
 
 import medanomaly
 from medanomaly import cli
-from medanomaly.errors import ConfigError, InputError
+from medanomaly.errors import InputError
 from medanomaly.experiments import EXPERIMENTS, find_experiment
 from medanomaly.report.provenance import current_commit
-from medanomaly.training import load_detector
-from medanomaly.workflows import bundles, scorers, train
 from medanomaly.workflows.benchmark import Experiment, Run, grouped, run_benchmark
-from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
+from medanomaly.workflows.scorers import Cohort, Scorer
 
 NOTHING = Cohort([], [], [], chain=None)
 
@@ -248,6 +245,7 @@ def test_the_commit_is_that_of_the_checkout() -> None:
         pytest.skip("not a checkout")
     head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     assert current_commit() in (head, f"{head}-dirty")
+<<<<<<< HEAD
 
 
 # --- trainings
@@ -418,3 +416,5 @@ def test_thresholds_come_from_all_voxels_of_normals_that_are_free_of_lesion(coho
     number = scorer.calibration([{**healthy, "label": 0}], held_out=True)  # as for a film
     plain = scorer.calibration([{key: healthy[key] for key in ("case", "image", "region")}], held_out=True)
     assert number.voxel_threshold() == plain.voxel_threshold()
+=======
+>>>>>>> engine-tests
