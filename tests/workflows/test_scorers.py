@@ -81,7 +81,7 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("point", ["before the copy", "in training", "before the model", "in calibration", "scoring"])
+@pytest.mark.parametrize("point", ["before the copy", "in training", "before the model", "scoring"])
 def test_an_interrupted_training_comes_to_the_same_end(
     point: str, small: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,13 +97,11 @@ def test_an_interrupted_training_comes_to_the_same_end(
             patch.setattr("medanomaly.training.trainer.DetectorTrainer._report", stop)
         elif point == "before the model":
             patch.setattr("medanomaly.training.trainer.DetectorTrainer._finish", stop)
-        elif point == "in calibration":
-            patch.setattr("medanomaly.evaluation.calibrate_model", stop)
         else:
             patch.setattr(scorers, "load_scorer", stop)
         with pytest.raises((StopError, ConfigError)):
             train_scorer("ganomaly", small, tmp_path / "m", 0, TINY, {})
-    assert (tmp_path / "m" / "models" / "model.pt").exists() == (point in ("in calibration", "scoring"))
+    assert (tmp_path / "m" / "models" / "model.pt").exists() == (point == "scoring")
     heatmap = train_scorer("ganomaly", small, tmp_path / "m", 0, TINY, {}).heatmap(small.test[0])
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "m"))
     np.testing.assert_array_equal(heatmap, whole)
