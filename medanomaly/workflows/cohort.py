@@ -76,7 +76,8 @@ def benchmark(
     Args:
         datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
             and 1, under ``test``; or none, and a manifest.
-        detectors: baselines ("intensity", "intensity-smoothed", "intensity-equalised") and bundles; all if not given.
+        detectors: baselines ("intensity", "intensity-smoothed", "intensity-equalised"), bundles, and folders of bundles
+            of one's own; all that come with the package if not given.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.
         manifest: of a public dataset, by its name or its path, in place of a datalist; the folder in ``output`` is
@@ -105,8 +106,12 @@ def benchmark(
     of = {} if manifest is None else read_manifest(manifest)
     region = region or of.get("region")
     given = {**({} if region is None else {"region": region}), **(settings or {})}
-    experiment = cohort_experiment(datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest)
-    folder = run_benchmark(experiment, detectors, seeds, data_root, output, reduced)
+    folders = [Path(name) for name in detectors or () if (Path(name) / "configs").is_dir()]
+    experiment = cohort_experiment(
+        datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest, bundles=folders
+    )
+    named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
+    folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
 
 
@@ -116,6 +121,7 @@ def cohort_experiment(
     chain: str = "brain_mri",
     settings: Mapping[str, Any] | None = None,
     manifest: str | Path | None = None,
+    bundles: Sequence[Path] = (),
 ) -> Experiment:
     """The experiment that a datalist makes, or a manifest.
 
@@ -125,6 +131,7 @@ def cohort_experiment(
         chain: how cases are prepared: "brain_mri" or "radiograph".
         settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
         manifest: see :func:`benchmark`.
+        bundles: folders of further ones, which tables call by the folder's name.
 
     Raises:
         InputError: if the datalist, a file, a section or the label of a test case is missing, or a test case is one to
@@ -143,7 +150,8 @@ def cohort_experiment(
         check_apart(sections[section], section, sections["test"], "test")
     for key in RESERVED.keys() & (settings or {}).keys():
         raise ConfigError(f"{key} cannot be set in a benchmark: {RESERVED[key]} decides it.")
-    own = {name: settings_it_has(name, settings or {}, OVERLAYS.get(chain, chain)) for name in bundle_names()}
+    places: dict[str, str] = {name: name for name in bundle_names()} | {path.name: str(path) for path in bundles}
+    own = {name: settings_it_has(at, settings or {}, OVERLAYS.get(chain, chain)) for name, at in places.items()}
     for key in settings or {}:
         if not any(key in has for has in own.values()):
             raise ConfigError(f"no bundle has a setting {key!r}: see the README of a bundle for those that it has.")
@@ -160,13 +168,14 @@ def cohort_experiment(
             if name in BASELINES:
                 planned.append(Run(name, "own", seeds[0], scoring=channel, options=options))
             else:
-                planned += [Run(name, "own", seed, name, {**own[name], **short}, {}, options) for seed in seeds]
+                planned += [Run(name, "own", seed, places[name], {**own[name], **short}, {}, options) for seed in seeds]
         return planned
 
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
         return Cohort(**sections, chain=chain, preparation=preparation, n_channels=next(iter(channels)))
 
     arguments = [
+        "cohort",
         "--datalist" if manifest is None else "--manifest",
         str(source),
         *(() if chain == "brain_mri" else ("--chain", chain)),

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from medanomaly import cli, workflows
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.preprocessing import brain_mri
+from medanomaly.workflows.bundles import find_bundle
 from medanomaly.workflows.cohort import cohort_experiment, cohort_table
 
 TINY: dict[str, Any] = {"spacing": [2, 2, 3], "stride": 8, "max_epochs": 1, "patches_per_epoch": 32}
@@ -56,6 +57,7 @@ def test_the_command_leaves_a_table_curves_and_a_small_file_a_run(done: Path) ->
         assert (done / "cohort" / "runs" / f"{detector}_own_seed0" / "evaluation" / "cases.csv").exists()
     text = (done / "cohort" / "leaderboard.md").read_text()
     assert "trained on the 2 training cases of datalist.json" in text and "--set 'spacing=[2, 2, 3]'" in text
+    assert "Command: `medanomaly benchmark cohort --datalist " in text
 
 
 def test_figures_and_threshold_of_brightness_are_those_of_the_files(done: Path, cohort: Path) -> None:
@@ -241,3 +243,24 @@ def test_the_channel_of_brightness_is_the_one_that_is_asked_for(cohort: Path) ->
     for run in (baseline, detector):
         assert experiment.cohort(run, None, cohort.parent).preparation["clip"] is True
     assert detector.settings["preprocessing#clip"] is True
+
+
+def test_a_manifest_stands_for_a_datalist_and_a_folder_for_a_bundle(cohort: Path, tmp_path: Path) -> None:
+    sections = json.loads(cohort.read_text())
+    texts = dict.fromkeys(("name", "source", "licence", "layout", "split"), "made")
+    (tmp_path / "made_heads.json").write_text(json.dumps({**texts, "region": "nonzero", **sections}))
+    shutil.copytree(find_bundle("one_class_svm"), tmp_path / "my_svm")
+    table = workflows.benchmark(
+        manifest=tmp_path / "made_heads.json",
+        data_root=cohort.parent,
+        detectors=["intensity", str(tmp_path / "my_svm")],
+        output=tmp_path / "out",
+        settings=TINY,
+    )
+    assert list(table["detector"]) == ["intensity", "my_svm"]
+    text = (tmp_path / "out" / "made_heads" / "leaderboard.md").read_text()
+    assert f"`medanomaly benchmark cohort --manifest {tmp_path}/made_heads.json --brain nonzero" in text
+    with pytest.raises(InputError, match=r"--datalist.*--manifest.*one of the two"):
+        workflows.benchmark(cohort, manifest="open_ms", output=tmp_path / "out")
+    with pytest.raises(InputError, match="needs the folder of the download: give --data-root"):
+        workflows.benchmark(manifest="open_ms", output=tmp_path / "out")
