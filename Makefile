@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: demo test check coverage bench docs clean help
+.PHONY: demo test check coverage bench bundles docs clean help
 
 help:
 	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make check     ruff, mypy, import layers"
 	@echo "make coverage  the tests, with coverage of the package"
 	@echo "make bench     speed and memory against named rivals and the limit of the machine (benchmarks/results/)"
+	@echo "make bundles   compose bundles/NAME/configs from bundles/common and bundles/NAME/model.json"
 	@echo "make docs      the site, in site/; a warning is an error"
 	@echo "make clean     remove .venv and caches"
 
@@ -39,6 +40,9 @@ coverage: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks
+
+bundles: .venv/.package
+	$(BIN)/python -c 'from pathlib import Path; from medanomaly.workflows.compose import write_configs; write_configs(Path("bundles"))'
 
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -148,8 +148,8 @@ def timed_score(arguments: list[str]) -> dict[str, float]:
     import monai.bundle.workflows
     import monai.engines  # noqa: F401
 
-    import medanomaly.experiments.bundles
-    import medanomaly.report  # noqa: F401
+    import medanomaly.report
+    import medanomaly.workflows.bundles  # noqa: F401
     from medanomaly.cli import app
 
     device = torch.device(arguments[arguments.index("--device") + 1])

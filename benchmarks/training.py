@@ -22,11 +22,11 @@ def fast_step(detector: GANomaly, patch_size: int, device: torch.device, amp: bo
     detector = copy.deepcopy(detector).to(device).train()
     prepare_network(detector)
     batch = channels_last(torch.rand(BATCH, 1, patch_size, patch_size, device=device))
-    optimizers = detector.optimizers()
+    stage = next(detector.stages())
 
     def step() -> object:
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            return detector.training_step(batch, optimizers)
+            return detector.training_step(batch, stage)
 
     return step
 
@@ -35,8 +35,8 @@ def eager_step(patch_size: int, device: torch.device) -> Callable[[], object]:
     """The baseline: plain layers, the default memory layout, fp32."""
     detector = plain_ganomaly(patch_size).to(device).train()
     batch = torch.rand(BATCH, 1, patch_size, patch_size, device=device)
-    optimizers = detector.optimizers()
-    return lambda: detector.training_step(batch, optimizers)
+    stage = next(detector.stages())
+    return lambda: detector.training_step(batch, stage)
 
 
 def run(settings: Run) -> Section:

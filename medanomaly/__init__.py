@@ -1,7 +1,8 @@
 """medanomaly: finds what does not belong in a medical image without ever having been shown a disease.
 
 The subpackages follow the flow: ``data``, ``preprocessing``, ``patches``, ``detectors``, ``training``, ``evaluation``,
-``experiments`` and ``report``. They are imported when they are first used, so that the command line answers at once.
+``report``, ``workflows`` (what a user runs) and ``experiments``. They are imported when they are first used, so that
+the command line answers at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _SUBPACKAGES = (
     "preprocessing",
     "report",
     "training",
+    "workflows",
 )
 
 

@@ -1,4 +1,4 @@
-"""The command line: a thin face over bundles and experiments. Nothing heavy is imported before a command needs it."""
+"""The command line: parsing only, over ``workflows`` and ``experiments``. Nothing heavy is imported before its time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+# Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
+# time in which the others could do the work: training took eight times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     help="Find what does not belong in a medical image, having learned from scans of healthy people only.",
@@ -33,9 +37,10 @@ def demo(
     setting: Setting = None,
 ) -> None:
     """The whole flow on a made cohort, in minutes, on a laptop."""
-    from medanomaly.experiments.demo import closing_words, run_demo
+    from medanomaly.workflows.demo import closing_words
+    from medanomaly.workflows.demo import demo as run
 
-    run_demo(output, seed, **_settings(setting))
+    run(output, seed, _settings(setting))
     print(closing_words(output))
 
 
@@ -49,7 +54,13 @@ def train(
         str, typer.Option(help="A bundle that comes with medanomaly, or the folder of one.")
     ] = "ganomaly",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
-    brain: Annotated[str | None, typer.Option(help="given, nonzero, or a command with {image} and {mask}.")] = None,
+    chain: Annotated[
+        str | None, typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph, or a JSON file.")
+    ] = None,
+    brain: Annotated[
+        str | None,
+        typer.Option("--brain", "--region", help="given, nonzero, all, or a command with {image} and {mask}."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise; 0 if not given.")] = None,
     resume: Annotated[
@@ -59,50 +70,23 @@ def train(
     setting: Setting = None,
 ) -> None:
     """Train a detector on healthy scans; go on with --resume."""
-    from medanomaly.data import read_datalist
-    from medanomaly.errors import ConfigError, InputError
-    from medanomaly.experiments.bundles import copy_bundle, read_settings, run_bundle
+    from medanomaly.workflows.train import closing_words
+    from medanomaly.workflows.train import train as run
 
-    data: dict[str, Path] = {}  # what --resume is given, to compare with what the training was begun with
-    most_epochs = {} if epochs is None else {"max_epochs": epochs}
-    begun = (output / "checkpoints" / "last.pt").exists()
-    if not begun and (output / "models" / "model.pt").exists():  # fitted at once, or checkpoints that were deleted
-        raise InputError(
-            f"{output} holds a finished model without checkpoints, so there is nothing to go on with: choose another "
-            f"--output, or delete {output / 'models'} to train it again."
-        )
-    if resume and not begun:
-        raise InputError(f"there is no training to go on with in {output}: correct --output, or leave out --resume.")
-    if resume:
-        if setting or brain is not None or seed is not None:
-            raise ConfigError(f"--resume goes on with the settings in {output}: leave out --set, --brain and --seed.")
-        root = output.resolve()
-        if datalist is not None:
-            data["datalist"] = datalist.absolute()
-        if data_root is not None:
-            data["dataset_dir"] = data_root.absolute()
-    elif begun:
-        raise InputError(f"{output} holds a training already: go on with it by --resume, or choose another --output.")
-    else:
-        if datalist is None:
-            raise InputError("there is nothing to train on: name a datalist with --datalist (see README, 'Your data').")
-        settings = {
-            "dataset_dir": None if data_root is None else data_root.absolute(),
-            "datalist": datalist.absolute(),
-            "in_channels": len(read_datalist(datalist, "training", data_root)[0]["image"]),
-            "seed": seed or 0,
-            **({"region": brain} if brain is not None else {}),
-            **most_epochs,
-            **_settings(setting),
-        }
-        root = copy_bundle(bundle, output, settings)
-    run_bundle(root, "train", resume=resume, **data, **most_epochs, **_device(device))
-    trained = read_settings(root, "inference")
-    channels = trained["in_channels"]
-    scans = "SCAN" if channels == 1 else " ".join(f"CHANNEL{n + 1}" for n in range(channels))
-    mask = "--brain MASK " if trained["region"] == "given" else ""
-    print(f"\nThe model is in {root}. Score scans with it:")
-    print(f"  medanomaly score {scans} {mask}--model {output} --output out")
+    root = run(
+        datalist,
+        output,
+        bundle=bundle,
+        chain=chain,
+        data_root=data_root,
+        region=brain,
+        epochs=epochs,
+        seed=seed,
+        resume=resume,
+        device=device,
+        settings=_settings(setting),
+    )
+    print(closing_words(root, output))
 
 
 @app.command()
@@ -119,7 +103,9 @@ def score(
     brain: Annotated[
         str | None,
         typer.Option(
-            help="A mask file, 'given' (each case names its own), 'nonzero', or a command with {image} and {mask}."
+            "--brain",
+            "--region",
+            help="A mask file, given (each case names its own), nonzero, all, or a command with {image} and {mask}.",
         ),
     ] = None,
     sign: Annotated[
@@ -134,31 +120,20 @@ def score(
     device: Device = None,
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
-    from medanomaly.data import cases_from_files, read_datalist, require_folder
-    from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import read_settings, run_bundle, sign_setting
+    from medanomaly.workflows import score as run
 
-    if bool(scans) == bool(datalist):
-        raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
-    require_folder(output)
-    settings: dict[str, Any] = {"output_dir": output.absolute(), **_device(device), **sign_setting(model, sign)}
-    if amp:
-        settings["score_amp"] = True
-    is_source = brain in ("given", "nonzero") or (brain is not None and "{mask}" in brain)
-    if is_source:
-        settings["region"] = brain
-    if datalist is not None:
-        if brain is not None and not is_source:
-            raise InputError(
-                "--brain with a mask file goes with a single scan; in a datalist, each case names its own 'brain'."
-            )
-        cases = read_datalist(datalist, section, data_root)
-    else:
-        channels = int(read_settings(model, "inference")["in_channels"])
-        cases = cases_from_files(scans or [], channels, None if is_source else brain)
-        if brain is not None and not is_source:
-            settings["region"] = "given"
-    run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
+    run(
+        scans,
+        model,
+        output,
+        datalist=datalist,
+        section=section,
+        data_root=data_root,
+        region=brain,
+        sign=sign,
+        amp=amp,
+        device=device,
+    )
     print(
         f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
         "that scores lower)."
@@ -174,31 +149,15 @@ def evaluate(
     section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
     data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
     brain: Annotated[
-        str | None, typer.Option(help="The command that the scores were made with, if it is not the model's own.")
+        str | None,
+        typer.Option("--brain", "--region", help="The command that the scores were made with, if not the model's own."),
     ] = None,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
-    from medanomaly.data import read_provenance, require_folder
-    from medanomaly.errors import InputError
-    from medanomaly.experiments.bundles import run_bundle, scored_settings
+    from medanomaly.workflows import evaluate as run
 
-    provenance = read_provenance(scores)
-    root = (model or Path(provenance["model"])).resolve()
-    if model is None and not (root / "configs").is_dir():
-        raise InputError(f"the model {root}, which made {scores}, is not there any more: name it with --model.")
-    target = output or scores / "evaluation"
-    require_folder(target)
-    run_bundle(
-        root,
-        "evaluate",
-        datalist=datalist.absolute(),
-        dataset_dir=None if data_root is None else data_root.absolute(),
-        section=section,
-        scores_dir=scores.absolute(),
-        output_dir=target.absolute(),
-        **scored_settings(scores, provenance, root, brain),
-    )
-    print(f"Results are in {target}: metrics.json, detectors.csv, cases.csv, roc.png.")
+    run(datalist, scores, output=output, model=model, section=section, data_root=data_root, region=brain)
+    print(f"Results are in {output or scores / 'evaluation'}: metrics.json, detectors.csv, cases.csv, roc.png.")
 
 
 @app.command()
@@ -224,7 +183,7 @@ def benchmark(
     try:
         numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
     except ValueError:
-        raise InputError(f"--seeds {seeds!r} is no list of whole numbers: write --seeds 0,1,2.") from None
+        raise InputError(f"--seeds {seeds!r} is not a list of whole numbers: write --seeds 0,1,2.") from None
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
     from medanomaly.experiments.benchmark import run_benchmark
 
@@ -253,22 +212,6 @@ def main() -> None:
             raise
         print(f"\nError: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _device(device: str | None) -> dict[str, Any]:
-    """The setting for ``--device``, if it names a device that this machine has."""
-    if device is None:
-        return {}
-    import torch
-
-    from medanomaly.errors import ConfigError
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
-    return {"device": torch.device(device)}
 
 
 def _settings(pairs: list[str] | None) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
-from medanomaly.detectors.blocks import jittered, unet
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments.toy_heads import MadeLesionsd, healthy_heads, prepare_heads
 from medanomaly.experiments.toy_measures import PLACES_SEED
+from medanomaly.networks.intensities import jittered
+from medanomaly.networks.unet import unet
 from medanomaly.patches.layout import plain
 
 SPACING, SIZE, BATCH, RATE = (2.0, 2.0, 2.0), 32, 32, 2e-3

@@ -8,6 +8,8 @@ that a detector learns, not how well it would do in a clinic.
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +65,10 @@ def make_demo_cohort(
     sections: dict[str, list[dict[str, object]]] = {"training": [], "validation": [], "test": []}
     names = ["training"] * n_training + ["validation"] * n_validation + ["test"] * n_test
     tissue = _load_tissue_maps()
-    for index, section in enumerate(tqdm(names, desc="making subjects", unit="subject", leave=False)):
-        with_lesions = section == "test" and index % 2 == (len(names) - 1) % 2
+
+    def make(index: int) -> dict[str, object]:
+        """Write a subject; its entry in the datalist. What it is comes from the seed and its number alone."""
+        with_lesions = names[index] == "test" and index % 2 == (len(names) - 1) % 2
         subject = make_subject(tissue, np.random.default_rng([seed, index]), GRIDS[index % len(GRIDS)], with_lesions)
         case = f"demo-{index + 1:02d}"
         (folder / case).mkdir(parents=True, exist_ok=True)
@@ -77,9 +81,14 @@ def make_demo_cohort(
             "image": [f"{case}/{name}.nii.gz" for name in CONTRASTS],
             "region": f"{case}/brain.nii.gz",
         }
-        if section == "test":
+        if names[index] == "test":
             entry["label"] = f"{case}/label.nii.gz"
-        sections[section].append(entry)
+        return entry
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy and scipy let go of the interpreter
+        made = pool.map(make, range(len(names)))
+        for section, entry in zip(names, tqdm(made, "making subjects", len(names), False, unit="subject"), strict=True):
+            sections[section].append(entry)
     datalist = folder / "datalist.json"
     datalist.write_text(json.dumps({"description": "made by medanomaly demo", "seed": seed, **sections}, indent=2))
     return datalist

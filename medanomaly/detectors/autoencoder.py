@@ -1,4 +1,4 @@
-"""Convolutional autoencoder: what it cannot draw again from a small code is abnormal.
+"""Convolutional autoencoder: what it cannot reconstruct from a small code is abnormal.
 
 The two plain ones that Baur et al. compare (Medical Image Analysis 2021, arXiv 2004.03271), layers as in their code:
 the code is a vector ("dense") or a small map with many channels ("spatial").
@@ -6,6 +6,7 @@ the code is a vector ("dense") or a small map with many channels ("spatial").
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import log2
 
 import torch
@@ -14,15 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import (
-    FlattenChannelsLast,
-    UnflattenChannelsLast,
-    at_least_four,
-    foreground,
-    jittered,
-    signed_residual,
-)
+from medanomaly.detectors.scores import at_least_four, signed_residual
 from medanomaly.errors import ConfigError
+from medanomaly.networks.intensities import foreground, jittered
+from medanomaly.networks.layers import FlattenChannelsLast, UnflattenChannelsLast
+from medanomaly.networks.stages import Stage
 
 
 class Autoencoder(Detector):
@@ -80,14 +77,14 @@ class Autoencoder(Detector):
         )
         self.decoder = _decoder(in_channels, spatial_dims, features, halvings, widths[-1])
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"autoencoder": torch.optim.Adam(self.parameters(), lr=self.learning_rate)}
+    def stages(self) -> Iterator[Stage]:
+        yield Stage("autoencoder", {"autoencoder": torch.optim.Adam(self.parameters(), lr=self.learning_rate)})
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         loss = self._loss(jittered(batch, self.jitter))
-        optimizers["autoencoder"].zero_grad()
+        stage.optimizers["autoencoder"].zero_grad()
         torch.autograd.backward(loss)
-        optimizers["autoencoder"].step()
+        stage.optimizers["autoencoder"].step()
         return {"reconstruction": loss.detach()}
 
     @torch.no_grad()
@@ -103,7 +100,7 @@ class Autoencoder(Detector):
         reconstruction: Tensor = self.decoder(self.bottleneck(self.encoder(at_least_four(patches))))
         return reconstruction[: patches.shape[0]]
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         return signed_residual((patches - self.reconstruct(patches)) * foreground(patches), self.sign)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medanomaly.errors import ConfigError
+from medanomaly.networks.stages import Stage
 
 SIGNS = ("both", "bright", "dark")
 
@@ -15,10 +17,10 @@ SIGNS = ("both", "bright", "dark")
 class Detector(nn.Module):
     """Learns what normal patches look like, then says how abnormal a patch is.
 
-    A detector knows patches only: no files, volumes or metrics. In training, :meth:`training_step` is called for each
-    batch and :meth:`validation_loss` after each epoch (early stopping watches it); at the end, with the best weights,
-    :meth:`fit_statistics` sees training patches once more. A detector that is only fitted has no optimisers and learns
-    there; one that grows says so by :meth:`grow` and :meth:`is_settled`. ``forward`` scores patches: higher is more
+    A detector knows patches only: no files, volumes or metrics. It learns in :meth:`stages`, each with optimisers of
+    its own: in a stage, :meth:`training_step` is called for each batch and :meth:`validation_loss` after each epoch
+    (early stopping watches it). At the end :meth:`fit_statistics` sees normal training patches once more. A detector
+    that is only fitted has no stages and learns there. Called with patches it gives :meth:`score`: higher is more
     abnormal, and the score of a patch depends on that patch and on training statistics alone.
 
     Args:
@@ -27,10 +29,16 @@ class Detector(nn.Module):
         spatial_dims: 2 for patches (B, C, H, W), 3 for (B, C, H, W, D).
 
     Attributes:
+        streams: sections of the datalist that training batches come from; "training" holds what is normal.
+        searches: whether scoring needs gradients, as where each patch's best code is searched for.
+        exportable: whether ``torch.jit.script`` works.
         signed: whether the detector can tell what is brighter from what is darker than expected.
         sign: what the score tells of: "both", "bright" or "dark".
     """
 
+    streams = ("training",)  # type: tuple[str, ...]  # a comment, as TorchScript cannot read the annotation
+    searches = False
+    exportable = True
     signed = False
 
     def __init__(self, in_channels: int = 1, patch_size: int = 16, spatial_dims: int = 2) -> None:
@@ -56,29 +64,63 @@ class Detector(nn.Module):
             raise ConfigError(f"{type(self).__name__} does not tell brighter from darker: its sign must be 'both'.")
         self.sign = sign
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers that :meth:`training_step` steps, by name; none for a detector that is only fitted."""
-        raise NotImplementedError
+    def stages(self) -> Iterator[Stage]:
+        """The phases of training, in their order; none for a detector that is only fitted.
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        """Learn from one batch (B, C, H, W[, D]) of normal patches; returns its named losses, already stepped."""
+        A generator: what stands between two ``yield`` runs when the first of the stages has ended, with the weights
+        that it keeps, in eval mode and with a seed of its own. It may change the detector: add or freeze layers, draw
+        weights. A training that is resumed runs through it again and then loads the weights that it had, so whatever
+        is not in the state dictionary must come out the same from any weights.
+        """
+        return iter(())
+
+    def training_step(self, batch: Any, stage: Stage) -> dict[str, Tensor]:
+        """Learn from one batch and step ``stage.optimizers``.
+
+        Args:
+            batch: patches (B, C, H, W[, D]); of a detector with several ``streams``, a dictionary of them by stream.
+            stage: the one that is under way.
+
+        Returns:
+            The losses by name: scalars, detached.
+        """
         raise NotImplementedError
 
     def validation_loss(self, batch: Tensor) -> Tensor:
-        """Mean loss of held-out normal patches (B, C, H, W[, D]): a scalar; lower is better."""
-        raise NotImplementedError
+        """Mean loss of held-out normal patches (B, C, H, W[, D]): a scalar; lower is better.
+
+        It is not asked for in stages that keep their last weights. If not overridden, the mean score.
+        """
+        with torch.no_grad():
+            return torch.mean(self(batch))
 
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Fit what the score needs to know of normal patches (for example median and MAD); nothing by default."""
 
-    def grow(self) -> bool:
-        """Go on to the next size, if there is one, and say whether; called with the best weights of this size."""
-        return False
-
-    def is_settled(self) -> bool:
-        """Whether validation losses can be compared between epochs: not while new layers fade in."""
-        return True
-
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         """Scores of patches (B, C, H, W[, D]): (B, 1), one a patch, or (B, 1, H, W[, D]), one a voxel."""
         raise NotImplementedError
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """:meth:`score`, with gradients where it ``searches``, even under ``no_grad`` or ``inference_mode``."""
+        if torch.jit.is_scripting():
+            return self.score(patches)
+        return self._score_with_gradients(patches) if self.searches else self.score(patches)
+
+    @torch.jit.unused
+    def _score_with_gradients(self, patches: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            # a tensor made in inference mode can never take part in a gradient; a copy made outside can
+            return self.score(patches.clone() if patches.is_inference() else patches).detach()
+
+    def __prepare_scriptable__(self) -> Detector:
+        """What ``torch.jit.script`` calls first, so that every way to export meets this check.
+
+        Raises:
+            ConfigError: if the detector cannot be exported.
+        """
+        if not self.exportable:
+            raise ConfigError(
+                f"{type(self).__name__} cannot be exported to TorchScript: score with its weights (models/model.pt)."
+            )
+        return self

@@ -6,19 +6,18 @@ noise. At test nothing is added: the score is what the network takes away from t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import (
-    at_least_four,
-    foreground,
-    jittered,
-    signed_residual,
-    smooth_noise,
-    unet,
-)
+from medanomaly.detectors.scores import at_least_four, signed_residual
 from medanomaly.errors import ConfigError
+from medanomaly.networks.intensities import foreground, jittered
+from medanomaly.networks.noise import smooth_noise
+from medanomaly.networks.stages import Stage
+from medanomaly.networks.unet import unet
 
 
 class DenoisingAutoencoder(Detector):
@@ -63,19 +62,17 @@ class DenoisingAutoencoder(Detector):
         self.set_sign(sign)
         self.network = unet(in_channels, in_channels, patch_size, spatial_dims, features)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            "network": torch.optim.AdamW(
-                self.network.parameters(), lr=self.learning_rate, weight_decay=1e-5, amsgrad=True
-            )
-        }
+    def stages(self) -> Iterator[Stage]:
+        parameters = self.network.parameters()
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-5, amsgrad=True)
+        yield Stage("denoising", {"network": optimizer})
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         clean = jittered(batch, self.jitter, self.gamma)
         loss = self._loss(clean)
-        optimizers["network"].zero_grad()
+        stage.optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
-        optimizers["network"].step()
+        stage.optimizers["network"].step()
         return {"denoising": loss.detach()}
 
     def validation_loss(self, batch: Tensor) -> Tensor:
@@ -95,5 +92,5 @@ class DenoisingAutoencoder(Detector):
         reconstructed: Tensor = self.network(at_least_four(patches))[: patches.shape[0]]
         return reconstructed
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         return signed_residual((patches - self.reconstruct(patches)) * foreground(patches), self.sign)

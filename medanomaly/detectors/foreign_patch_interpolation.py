@@ -6,12 +6,16 @@ of what is foreign are known in training. At test nothing is blended in, and wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import at_least_four, unet
+from medanomaly.detectors.scores import at_least_four
+from medanomaly.networks.stages import Stage
+from medanomaly.networks.unet import unet
 
 
 class ForeignPatchInterpolation(Detector):
@@ -42,14 +46,14 @@ class ForeignPatchInterpolation(Detector):
         self.learning_rate = learning_rate
         self.network = unet(in_channels, 1, patch_size, spatial_dims, features)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"network": torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)}
+    def stages(self) -> Iterator[Stage]:
+        yield Stage("interpolation", {"network": torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)})
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         loss = self._loss(batch)
-        optimizers["network"].zero_grad()
+        stage.optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
-        optimizers["network"].step()
+        stage.optimizers["network"].step()
         return {"interpolation": loss.detach()}
 
     @torch.no_grad()
@@ -63,7 +67,7 @@ class ForeignPatchInterpolation(Detector):
         blended, share = blend_in(batch, batch.roll(1, dims=0))  # a sampler's patches come in random order
         return F.binary_cross_entropy_with_logits(self.network(blended).float(), share)
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         logits: Tensor = self.network(at_least_four(patches))
         return logits[: patches.shape[0]]
 

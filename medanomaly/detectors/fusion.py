@@ -10,7 +10,8 @@ Planes are joined by the inferer (``planes``), which averages them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from math import log
 from typing import Any
 
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medanomaly.detectors import detector_class
 from medanomaly.detectors.base import SIGNS, Detector
-from medanomaly.detectors.blocks import foreground
 from medanomaly.errors import ConfigError
+from medanomaly.networks.intensities import foreground
+from medanomaly.networks.stages import Stage
 
 DEFAULT_MEMBERS: tuple[Mapping[str, Any], ...] = (
     {"detector": "denoising_autoencoder"},
@@ -36,7 +39,7 @@ class Fusion(Detector):
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`.
-        members: for each ``{"detector": name in DETECTORS, "channels": [0, 1], "patch_size": 16, "weight": 1.0}`` and
+        members: for each ``{"detector": "ganomaly", "channels": [0, 1], "patch_size": 16, "weight": 1.0}`` and
             further arguments of that detector. All channels, the fusion's patch size and a weight of 1 if not given.
             Smaller patches are cut from the fusion's, ``stride`` (half of their size, if not given) apart.
         sign: "both", "bright" or "dark". The last two need members that tell them apart.
@@ -72,7 +75,11 @@ class Fusion(Detector):
         self.members = nn.ModuleList(
             _member(member, channels, self) for member, channels in zip(members, self.channels, strict=True)
         )
-        self.signed = all(member.signed for member in self._detectors())
+        detectors = self._detectors()
+        self.signed = all(member.signed for member in detectors)
+        self.searches = any(member.searches for member in detectors)
+        self.exportable = all(member.exportable for member in detectors)
+        self.streams = tuple(dict.fromkeys(stream for member in detectors for stream in member.streams))
         self.sizes = [int(member.patch_size) for member in self.members]  # type: ignore[arg-type]
         self.strides = [int(m.get("stride") or s // 2) for m, s in zip(members, self.sizes, strict=True)]
         self.weights = [float(member.get("weight", 1.0)) for member in members]
@@ -96,22 +103,27 @@ class Fusion(Detector):
             member.set_sign(sign)
         self.sign_index = SIGNS.index(sign)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            f"{number} {name}": optimizer
-            for number, member in enumerate(self._detectors())
-            for name, optimizer in member.optimizers().items()
-        }
+    def stages(self) -> Iterator[Stage]:
+        """The members' first stages at once, then their second ones, ...; who has had all of its stages rests."""
+        for parts in zip_longest(*(member.stages() for member in self._detectors())):
+            yield _joined(parts)
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor | Mapping[str, Tensor], stage: Stage) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        for number, member in enumerate(self._detectors()):
-            prefix = f"{number} "
-            own = {k.removeprefix(prefix): v for k, v in optimizers.items() if k.startswith(prefix)}
-            if own:  # a member that is only fitted has no steps
-                tiles = self._tiles(batch, self.channels[number], self.sizes[number], self.sizes[number])
-                losses |= {prefix + k: loss for k, loss in member.training_step(tiles, own).items()}
+        for number, (member, part) in enumerate(zip(self._detectors(), stage.parts, strict=True)):
+            if part is not None:
+                step = member.training_step(self._batch_of(number, member.streams, batch), part)
+                losses |= {f"{number} {name}": loss for name, loss in step.items()}
         return losses
+
+    def _batch_of(
+        self, number: int, streams: tuple[str, ...], batch: Tensor | Mapping[str, Tensor]
+    ) -> Tensor | dict[str, Tensor]:
+        """A member's tiles of its streams, as it takes them."""
+        by_stream = {self.streams[0]: batch} if isinstance(batch, Tensor) else batch
+        channels, size = self.channels[number], self.sizes[number]
+        tiles = {stream: self._tiles(by_stream[stream], channels, size, size) for stream in streams}
+        return tiles[streams[0]] if len(streams) == 1 else tiles
 
     def validation_loss(self, batch: Tensor) -> Tensor:
         """Geometric mean of the trained members' losses: each counts by its relative change.
@@ -121,19 +133,11 @@ class Fusion(Detector):
         losses = [
             member.validation_loss(self._tiles(batch, self.channels[n], self.sizes[n], self.sizes[n]))
             for n, member in enumerate(self._detectors())
-            if member.optimizers()
+            if type(member).stages is not Detector.stages  # one that is only fitted has no loss yet
         ]
         if not losses:
-            with torch.no_grad():
-                return torch.mean(self(batch))
+            return super().validation_loss(batch)
         return torch.stack(losses).clamp(min=1e-12).log().mean().exp()  # above 0, as early stopping needs it
-
-    def grow(self) -> bool:
-        grown = [member.grow() for member in self._detectors()]  # each of them: any() alone would stop at the first
-        return any(grown)
-
-    def is_settled(self) -> bool:
-        return all(member.is_settled() for member in self._detectors())
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
@@ -160,7 +164,7 @@ class Fusion(Detector):
         one_percent = ordered[int(0.99 * (len(ordered) - 1))]
         self.tail[sign, number] = (ordered[ordered >= one_percent] - one_percent).mean().clamp(min=1e-6).float()
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         total, weight = torch.zeros_like(patches[:, :1]), 0.0
         for number, scores in enumerate(self._member_maps(patches, unweighted=False)):
             total = total + self.weights[number] * self._rarity(scores, number)
@@ -249,13 +253,11 @@ class Fusion(Detector):
 
 def _member(settings: Mapping[str, Any], channels: list[int], fusion: Fusion) -> Detector:
     """The detector that a member's settings describe."""
-    from medanomaly.detectors import DETECTORS  # which names this file, too
-
     own = {k: v for k, v in settings.items() if k not in ("detector", "channels", "weight", "stride")}
     name, size, whole = settings.get("detector"), int(own.pop("patch_size", fusion.patch_size)), fusion.patch_size
-    if name not in DETECTORS or name == "fusion":
-        known = ", ".join(key for key in DETECTORS if key != "fusion")
-        raise ConfigError(f"fusion: there is no member {name!r}; use one of {known}.")
+    if name == "fusion":
+        raise ConfigError("fusion: a fusion cannot be a member of a fusion: name its members instead.")
+    kind = detector_class(str(name))
     if not all(0 <= channel < fusion.in_channels for channel in channels):
         raise ConfigError(f"fusion: {name} is to use channels {channels}, of {fusion.in_channels}, counted from 0.")
     stride = int(settings.get("stride") or size // 2)
@@ -263,7 +265,27 @@ def _member(settings: Mapping[str, Any], channels: list[int], fusion: Fusion) ->
         raise ConfigError(
             f"fusion: {name} has patches of {size} voxels, {stride} apart, but they must tile the fusion's of {whole}."
         )
-    made: Detector = DETECTORS[name](
-        in_channels=len(channels), patch_size=size, spatial_dims=fusion.spatial_dims, **own
+    return kind(in_channels=len(channels), patch_size=size, spatial_dims=fusion.spatial_dims, **own)
+
+
+def _joined(parts: tuple[Stage | None, ...]) -> Stage:
+    """One stage of several that run at once.
+
+    It keeps the last epoch if any of them does: no loss then ranks the epochs of them all. It is as long as the
+    longest, or as the trainer says if one of them leaves that to it.
+    """
+    under_way = [part for part in parts if part is not None]
+    lengths = [part.max_epochs for part in under_way if part.max_epochs is not None]
+    return Stage(
+        name=" and ".join(part.name for part in under_way),
+        optimizers={
+            f"{number} {name}": optimizer
+            for number, part in enumerate(parts)
+            if part is not None
+            for name, optimizer in part.optimizers.items()
+        },
+        keep="best" if all(part.keep == "best" for part in under_way) else "last",
+        max_epochs=max(lengths) if len(lengths) == len(under_way) else None,
+        settled=lambda: all(part.settled() for part in under_way),
+        parts=parts,
     )
-    return made

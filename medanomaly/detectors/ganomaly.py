@@ -8,7 +8,7 @@ Two variants (Akcay et al., ACCV 2018, arXiv 1805.06725; Madzia-Madzou & Kuijf, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +16,19 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import (
-    ModifiedScore,
-    UnitRMS,
-    at_least_four,
-    dcgan_decoder,
-    dcgan_head,
-    dcgan_trunk,
-    init_dcgan,
-    init_he,
-)
-from medanomaly.detectors.losses import critic_loss_bce, critic_loss_wgan_gp
+from medanomaly.detectors.scores import ModifiedScore, at_least_four
 from medanomaly.errors import ConfigError, TrainingError
+from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan, init_he
+from medanomaly.networks.layers import UnitRMS
+from medanomaly.networks.losses import critic_loss_bce, critic_loss_wgan_gp
+from medanomaly.networks.stages import Stage
 
 # What the papers state: weights of adversarial, contextual and encoder loss; learning rate; critic; score
 PAPER_SETTINGS = {
     "A": ((1.0, 50.0, 1.0), 2e-4, "bce", "encoder"),
     "K": ((1.0, 70.0, 10.0), 2e-3, "wgan-gp", "modified"),
 }
-# Madzia-Madzou & Kuijf does not give K's layers. With ours and a gradient penalty, its rate of 2e-3 makes the losses diverge.
+# Madzia-Madzou & Kuijf do not give K's layers. With ours and a gradient penalty, at their rate of 2e-3 losses diverge.
 WGAN_GP_LEARNING_RATE = 5e-4
 
 
@@ -82,7 +76,7 @@ class GANomaly(Detector):
             if value not in known:
                 raise ConfigError(f"GANomaly: {name} is {value!r}; use one of {', '.join(map(repr, known))}.")
         features = features or (64 if spatial_dims == 2 else 32)
-        self.variant, self.critic_loss, self.score = variant, critic, score
+        self.variant, self.critic_loss, self.score_kind = variant, critic, score
         self.weights = tuple(weights or paper_weights)
         default_rate = WGAN_GP_LEARNING_RATE if (variant, critic) == ("K", "wgan-gp") else paper_rate
         self.learning_rate = learning_rate or default_rate
@@ -103,9 +97,7 @@ class GANomaly(Detector):
                 nn.Sequential(dcgan_trunk(in_channels, *shape, norm="batch"), head()) for _ in range(2)
             )
         self.decoder = dcgan_decoder(in_channels, *shape, latent_dim=latent_dim)
-        if (
-            variant == "K"
-        ):  # as in Progressive GANomaly: whatever the size of a code, images stay within what was learned
+        if variant == "K":  # as in Progressive GANomaly: whatever a code's size, images stay within what was learned
             self.decoder.insert(0, UnitRMS())
         self.apply(init_dcgan)
         if norm is None:
@@ -118,44 +110,45 @@ class GANomaly(Detector):
         values: Tensor = self.critic_head(self.trunk(patches))
         return values
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def stages(self) -> Iterator[Stage]:
         generator = list(self.encoder.parameters()) + list(self.decoder.parameters())
         if self.variant == "A":
             generator += list(self.reencoder.parameters())
         critic = list(self.trunk.parameters()) + list(self.critic_head.parameters())
         betas = (0.5, 0.999)
-        return {
+        optimizers = {
             "generator": torch.optim.Adam(generator, lr=self.learning_rate, betas=betas),
             "critic": torch.optim.Adam(critic, lr=self.learning_rate, betas=betas),
         }
+        yield Stage("GANomaly", optimizers)
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         z = self.encoder(batch)
         reconstruction = self.decoder(z)
         losses = self._generator_losses(batch, z, reconstruction)
         adversarial, contextual, encoder = (w * loss for w, loss in zip(self.weights, losses.values(), strict=True))
-        optimizers["generator"].zero_grad()
+        stage.optimizers["generator"].zero_grad()
         if self.variant == "K":  # the trunk learns from the contextual loss alone, the rest from all three
             rest = [*self.encoder[1].parameters(), *self.decoder.parameters()]
             torch.autograd.backward(adversarial + contextual + encoder, inputs=rest, retain_graph=True)
             torch.autograd.backward(contextual, inputs=list(self.trunk.parameters()))
         else:
             torch.autograd.backward(adversarial + contextual + encoder)
-        optimizers["generator"].step()
+        stage.optimizers["generator"].step()
 
         critic_loss = critic_loss_bce if self.critic_loss == "bce" else critic_loss_wgan_gp
         losses["critic"] = critic_loss(self.critic, batch, reconstruction.detach())
-        optimizers["critic"].zero_grad()
+        stage.optimizers["critic"].zero_grad()
         torch.autograd.backward(losses["critic"])
-        optimizers["critic"].step()
+        stage.optimizers["critic"].step()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _generator_losses(self, batch: Tensor, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Equations 1 to 3 of both papers as means of squares or of absolute values, as in Akcay's code.
 
         The trunk is frozen where the reconstruction passes it: otherwise the adversarial loss could be lowered by
-        making the features constant. In variant K, z is held still in the encoder loss, which could else shrink both
-        codes; and only the contextual loss reaches the trunk (see ``training_step``).
+        making the features constant. In variant K, z is held still in the encoder loss, which could otherwise shrink
+        both codes; and only the contextual loss reaches the trunk (see ``training_step``).
         """
         frozen = {name: parameter.detach() for name, parameter in self.trunk.named_parameters()}
         with torch.no_grad():
@@ -203,12 +196,12 @@ class GANomaly(Detector):
         reconstruction: Tensor = self.decoder(self.encoder(patches))
         return reconstruction
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         n = patches.shape[0]
         patches = at_least_four(patches)
-        if self.score == "residual":
+        if self.score_kind == "residual":
             return torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)[:n]
         errors = self.code_errors(patches)[:n]
-        if self.score == "modified":
+        if self.score_kind == "modified":
             errors = self.modified(errors)
         return errors.mean(dim=1, keepdim=True)

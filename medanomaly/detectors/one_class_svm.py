@@ -7,7 +7,7 @@ the baseline of Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, TrainingError
+from medanomaly.networks.any_length import AnyLength
 
 CACHE_MB = 1000  # for rows of the kernel matrix while fitting: all of them for 10,000 patches
 
 
-class OneClassSVM(Detector):
+class OneClassSVM(AnyLength, Detector):
     """One-class SVM with kernel ``exp(-gamma * |x - y|^2)`` on flattened patches, all channels together.
 
-    It is fitted, not trained: :meth:`optimizers` is empty, :meth:`fit_statistics` does all, and nothing is random. The
-    score is minus scikit-learn's decision value: above 0 outside the boundary. Its size grows with the number of
-    training patches, so compare scores of one model only. Without a fit there is no score: ``forward`` raises
-    TrainingError.
+    It is fitted, not trained: there are no stages, :meth:`fit_statistics` does all, and nothing is random. The score
+    is minus scikit-learn's decision value: above 0 outside the boundary. Its size grows with the number of training
+    patches, so compare scores of one model only. Before the fit there is no score, but a TrainingError.
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` may be any.
@@ -35,6 +35,8 @@ class OneClassSVM(Detector):
         gamma: of the kernel; ``1 / (numbers in a patch * variance of all training values)`` if not given.
         max_samples: most patches to fit on; the time grows with their square.
     """
+
+    any_length: ClassVar[tuple[str, ...]] = ("support_vectors", "dual_coef")
 
     def __init__(
         self,
@@ -60,17 +62,6 @@ class OneClassSVM(Detector):
         self.dual_coef = nn.Buffer(torch.zeros(0, dtype=torch.float64))
         self.fitted_gamma = nn.Buffer(torch.zeros((), dtype=torch.float64))
         self.offset = nn.Buffer(torch.zeros((), dtype=torch.float64))
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {}
-
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-        return {}
-
-    @torch.no_grad()
-    def validation_loss(self, batch: Tensor) -> Tensor:
-        """Mean score; TrainingError before the fit."""
-        return torch.mean(self(batch))
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
@@ -98,14 +89,12 @@ class OneClassSVM(Detector):
             )
         gamma = self.gamma or 1 / (samples.shape[1] * samples.var())
         svm = ScikitOneClassSVM(nu=self.nu, gamma=gamma, cache_size=CACHE_MB).fit(samples)
-        device = self.support_vectors.device
-        self._resize(len(svm.support_vectors_))
-        self.support_vectors.copy_(torch.as_tensor(svm.support_vectors_, device=device))
-        self.dual_coef.copy_(torch.as_tensor(svm.dual_coef_[0], device=device))
+        self.hold("support_vectors", torch.as_tensor(svm.support_vectors_))
+        self.hold("dual_coef", torch.as_tensor(svm.dual_coef_[0]))
         self.fitted_gamma.fill_(gamma)
         self.offset.fill_(float(svm.offset_[0]))
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         if len(self.dual_coef) == 0:
             raise TrainingError("one-class SVM: it is not fitted yet, so it has no scores: train it, or load a model.")
         # in double precision: |x - y|^2 is computed by a matrix product, whose single-precision errors (other ones for
@@ -116,14 +105,3 @@ class OneClassSVM(Detector):
             distances = torch.cdist(rows.double(), vectors)
             scores.append(self.offset - torch.exp(-self.fitted_gamma * distances.square()) @ self.dual_coef)
         return torch.cat(scores)[:, None].float()
-
-    def _resize(self, n: int) -> None:
-        """Make room for ``n`` support vectors."""
-        self.support_vectors.data = self.support_vectors.new_empty(n, self.support_vectors.shape[1])
-        self.dual_coef.data = self.dual_coef.new_empty(n)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(prefix + "dual_coef")
-        if saved is not None:  # every fit has another number of support vectors
-            self._resize(len(saved))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,12 +1,12 @@
 """Progressive GANomaly: GANomaly's variant K with a GAN that grows from 8 voxels a side to the size of the patches.
 
-Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876 , section 2.3, on the networks of ProGAN (Karras et al.,
+Madzia-Madzou & Kuijf, SPIE 2022, arXiv 2206.03876, section 2.3, on the networks of ProGAN (Karras et al.,
 ICLR 2018, arXiv 1710.10196). The critic is the encoder: its trunk gives the critic's value and the code of a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import log2
 
 import torch
@@ -15,10 +15,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import FlattenChannelsLast, ModifiedScore, UnitRMS, at_least_four
-from medanomaly.detectors.losses import critic_loss_wgan_gp
-from medanomaly.detectors.progan import CriticHead, EqualisedLinear, Generator, Trunk, pool, upsample
+from medanomaly.detectors.scores import ModifiedScore, at_least_four
 from medanomaly.errors import ConfigError, TrainingError
+from medanomaly.networks.layers import FlattenChannelsLast, UnitRMS
+from medanomaly.networks.losses import critic_loss_wgan_gp
+from medanomaly.networks.progan import CriticHead, EqualisedLinear, Generator, Trunk, pool, upsample
+from medanomaly.networks.stages import Stage
 
 SMALLEST_STD = 1e-3  # of the elements of a code over patches; below it, all patches have the same code
 
@@ -76,7 +78,7 @@ class ProgressiveGANomaly(Detector):
             raise ConfigError(f"features={features} must be {sizes} numbers, for 4 to {patch_size} voxels a side.")
         widths = list(features[:sizes])
         self.weights, self.learning_rate, self.fade_images = tuple(weights), learning_rate, fade_images
-        self.score = score
+        self.score_kind = score
         self.stage, self.last_stage, self.images_shown = 0, sizes - 2, 0
 
         self.trunk = Trunk(in_channels, widths, spatial_dims)
@@ -94,13 +96,8 @@ class ProgressiveGANomaly(Detector):
         return 1.0 if self.stage == 0 else min(1.0, self.images_shown / self.fade_images)
 
     def is_settled(self) -> bool:
+        """Whether the newest layers count in full."""
         return self.alpha() == 1.0
-
-    def grow(self) -> bool:
-        if self.stage == self.last_stage:
-            return False
-        self.stage, self.images_shown = self.stage + 1, 0
-        return True
 
     def get_extra_state(self) -> Tensor:
         """Stage and patches shown, which are saved with the weights: a training goes on in the middle of a fade."""
@@ -133,35 +130,39 @@ class ProgressiveGANomaly(Detector):
             patches = (1 - alpha) * upsample(pool(patches)) + alpha * patches
         return patches
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        settings = {"lr": self.learning_rate, "betas": (0.5, 0.99)}
+    def stages(self) -> Iterator[Stage]:
+        """One for each size from 8 voxels a side on."""
         trunk = list(self.trunk.parameters())
-        return {
-            "generator": torch.optim.Adam([*trunk, *self._without_trunk()], **settings),  # type: ignore[arg-type]
-            "critic": torch.optim.Adam([*trunk, *self.critic_head.parameters()], **settings),  # type: ignore[arg-type]
-        }
+        rate, betas = self.learning_rate, (0.5, 0.99)
+        for stage in range(self.last_stage + 1):
+            self.stage, self.images_shown = stage, 0
+            optimizers = {
+                "generator": torch.optim.Adam([*trunk, *self._without_trunk()], lr=rate, betas=betas),
+                "critic": torch.optim.Adam([*trunk, *self.critic_head.parameters()], lr=rate, betas=betas),
+            }
+            yield Stage(f"{8 * 2**stage} voxels a side", optimizers, settled=self.is_settled)
 
     def _without_trunk(self) -> list[nn.Parameter]:
         return [*self.encoder_head.parameters(), *self.generator.parameters()]
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         batch = self.at_stage(batch)
         z = self.encode(batch)
         reconstruction = self.decode(z)
         losses = self._generator_losses(batch, z, reconstruction)
         adversarial, contextual, encoder = (w * loss for w, loss in zip(self.weights, losses.values(), strict=True))
-        for optimizer in optimizers.values():
+        for optimizer in stage.optimizers.values():
             optimizer.zero_grad()
         # as in variant K: the trunk learns from the contextual loss alone, the rest from all three
         _backward(adversarial + contextual + encoder, self._without_trunk(), retain_graph=True)
         _backward(contextual, list(self.trunk.parameters()))
-        optimizers["generator"].step()
+        stage.optimizers["generator"].step()
 
-        for optimizer in optimizers.values():
+        for optimizer in stage.optimizers.values():
             optimizer.zero_grad()
         losses["critic"] = critic_loss_wgan_gp(self.critic, batch, reconstruction.detach(), drift=1e-3)
         torch.autograd.backward(losses["critic"])
-        optimizers["critic"].step()
+        stage.optimizers["critic"].step()
         self.images_shown += len(batch)
         return {**{name: loss.detach() for name, loss in losses.items()}, "code std": z.detach().float().std(0).mean()}
 
@@ -212,7 +213,7 @@ class ProgressiveGANomaly(Detector):
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Median and MAD of each element of (z - z_hat)^2 over training patches, for the score "modified"."""
-        if self.score == "modified":
+        if self.score_kind == "modified":
             self.modified.fit(torch.cat([self.code_errors(batch) for batch in batches]))
 
     def code_errors(self, patches: Tensor) -> Tensor:
@@ -220,9 +221,9 @@ class ProgressiveGANomaly(Detector):
         z = self.encode(self.at_stage(patches))
         return torch.square(z - self.encode(self.decode(z)))
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         errors = self.code_errors(at_least_four(patches))[: patches.shape[0]]
-        if self.score == "modified":
+        if self.score_kind == "modified":
             errors = self.modified(errors)
         return errors.mean(dim=1, keepdim=True)
 

@@ -8,6 +8,7 @@ Marimont and Tarroni 2023, arXiv 2308.01412); the blobs and fillings are ours. N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import log
 
 import torch
@@ -15,8 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.blocks import at_least_four, foreground, jittered, smooth_noise, unet
+from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
+from medanomaly.networks.intensities import foreground, jittered
+from medanomaly.networks.noise import smooth_noise
+from medanomaly.networks.stages import Stage
+from medanomaly.networks.unet import unet
 
 NORMAL, BRIGHT, DARK = range(3)
 SHARES = (0.8, 0.5, 0.5)  # of patches that get a first, a second and a third blob
@@ -75,14 +80,14 @@ class SyntheticAnomalies(Detector):
         self.voxels_of_scan, self.fineness = voxels_of_scan, fineness
         self.network = unet(in_channels * (1 if fineness is None else 3), 3, patch_size, spatial_dims, features)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)}
+    def stages(self) -> Iterator[Stage]:
+        yield Stage("segmentation", {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)})
 
-    def training_step(self, batch: Tensor, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         loss = self._loss(jittered(batch, self.jitter, self.gamma))
-        optimizers["network"].zero_grad()
+        stage.optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
-        optimizers["network"].step()
+        stage.optimizers["network"].step()
         return {"segmentation": loss.detach()}
 
     def validation_loss(self, batch: Tensor) -> Tensor:
@@ -172,7 +177,7 @@ class SyntheticAnomalies(Detector):
             filling = torch.where(untouched, normal, filling)
         return filling
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def score(self, patches: Tensor) -> Tensor:
         logits = self._logits(at_least_four(patches))[: patches.shape[0]]
         if self.sign == "both":
             return torch.logsumexp(logits[:, 1:], dim=1, keepdim=True) - logits[:, :1]

@@ -25,7 +25,7 @@ import torch
 
 import medanomaly
 from medanomaly.data import check_case_id, require_folder, written_whole
-from medanomaly.detectors import DETECTORS, Detector
+from medanomaly.detectors import Detector, detector_class
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.experiments.provenance import current_commit, machine, provenance_lines
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
@@ -38,7 +38,7 @@ EXPERIMENTS = {
     "white-matter": "medanomaly.experiments.white_matter",
 }
 
-# name in the tables -> (name in medanomaly.detectors.DETECTORS, arguments)
+# name in the tables -> (name of the detector, arguments)
 DETECTOR_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "one-class-svm": ("one_class_svm", {}),
     "one-class-svm-nu0.1": ("one_class_svm", {"nu": 0.1}),
@@ -84,13 +84,11 @@ def make_detector(name: str, seed: int, **arguments: Any) -> Detector:
     Raises:
         ConfigError: if there is none of that name, or an argument cannot work.
     """
-    if name not in DETECTOR_SETTINGS or DETECTOR_SETTINGS[name][0] not in DETECTORS:
-        known = [key for key, (kind, _) in DETECTOR_SETTINGS.items() if kind in DETECTORS]
-        raise ConfigError(f"there is no detector {name!r} to train; there are {', '.join(known)}.")
+    if name not in DETECTOR_SETTINGS:
+        raise ConfigError(f"there is no detector {name!r} to train; there are {', '.join(DETECTOR_SETTINGS)}.")
     kind, settings = DETECTOR_SETTINGS[name]
     torch.manual_seed(seed)
-    detector: Detector = DETECTORS[kind](**{**settings, **arguments})
-    return detector
+    return detector_class(kind)(**{**settings, **arguments})
 
 
 def train_detector(

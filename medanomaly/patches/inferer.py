@@ -100,7 +100,9 @@ class PatchScoreInferer(Inferer):
         # the layout is changed outside inference mode, or the weights could never be trained again
         predictor = self._prepare(network)
         device = next(network.parameters(), volumes).device if isinstance(network, nn.Module) else volumes.device
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+        # a network that searches for its score needs gradients, in which no tensor of inference mode can take part
+        mode = torch.no_grad() if getattr(network, "searches", False) else torch.inference_mode()
+        with mode, torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
             heatmaps = [
                 self._score_volume(
                     volume,

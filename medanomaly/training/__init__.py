@@ -1,6 +1,8 @@
-"""The training loop of every detector, and its checkpoints."""
+"""The training loop of everything that learns in stages, and its checkpoints."""
 
 from medanomaly.training.checkpoints import load_checkpoint, load_detector
+from medanomaly.training.protocol import Trainable
+from medanomaly.training.streams import StreamSampler
 from medanomaly.training.trainer import DetectorTrainer
 
-__all__ = ["DetectorTrainer", "load_checkpoint", "load_detector"]
+__all__ = ["DetectorTrainer", "StreamSampler", "Trainable", "load_checkpoint", "load_detector"]

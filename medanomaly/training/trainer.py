@@ -1,9 +1,10 @@
-"""The training loop of every detector, on MONAI's engine."""
+"""The training loop of everything that learns in stages, on MONAI's engine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +12,60 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import EarlyStopping, ProgressBar
 from monai.engines.trainer import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
-from medanomaly.detectors.base import Detector
 from medanomaly.errors import InputError, TrainingError, check_count
+from medanomaly.networks.stages import Stage
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.training.checkpoints import load_checkpoint
+from medanomaly.training.protocol import Trainable
+from medanomaly.training.streams import choose_streams
 
 CHECK_EVERY = 50  # steps
 
 
 class DetectorTrainer(Trainer):
-    """Trains a detector on normal patches, keeps the weights with the lowest validation loss, and fits its statistics.
+    """Trains a detector, stage by stage, keeps the weights that each stage asks for, and fits its statistics.
 
-    After each epoch the validation loss is measured on the same held-out patches, ``last.pt`` (weights, optimisers,
-    counters) and, if it is the lowest so far, ``best.pt`` are written. Training ends after ``max_epochs``, or after
-    ``patience`` epochs without a relative improvement of 1e-4. Then the best weights are loaded, the detector fits its
-    statistics on training patches, and ``model_file`` is written, and not before.
+    In a stage that keeps the best weights, the validation loss is measured on the same held-out patches after each
+    epoch; ``last.pt`` (weights, optimisers, counters) and, if the loss is the lowest so far, ``best.pt`` are written.
+    The stage ends after ``max_epochs``, or after ``patience`` epochs without a relative improvement of 1e-4; then its
+    best weights are loaded. A stage that keeps the last weights runs all of its epochs, and nothing is validated.
+    Epochs in which new layers fade in (see :class:`Stage`) are not judged, and do not count. After the last stage,
+    the detector fits its statistics on normal training patches, and ``model_file`` is written, and not before. A
+    detector without stages is only fitted.
 
-    A detector that grows is trained so at each of its sizes: from the best weights of a size it grows to the next, with
-    new optimisers; epochs in which new layers fade in do not count (Madzia-Madzou & Kuijf). A detector
-    without optimisers is only fitted.
-
-    The randomness of an epoch comes from ``seed`` and the epoch alone, so a training that is resumed ends with the same
-    weights, bit for bit, as one that was never interrupted (on the CPU; same machine, same number of threads).
+    The randomness of an epoch comes from ``seed`` and the epoch alone, and that between two stages from ``seed`` and
+    the number of the stage, so a training that is resumed ends with the same weights, bit for bit, as one that was
+    never interrupted (on the CPU; same machine, same number of threads).
 
     Args:
         device: where to train.
-        max_epochs: most epochs (at each size, after the fade).
-        train_data_loader: batches (B, C, p, p[, p]), redrawn in each epoch.
-        network: the detector.
-        val_data_loader: held-out batches, always the same.
+        max_epochs: most epochs of each stage that does not say its own (after the fade).
+        train_data_loader: batches (B, C, p, p[, p]), redrawn in each epoch; for a detector that learns from several
+            sections of the datalist, a sampler for each, such as ``{"training": ..., "mixed": ...}``.
+        network: the detector, or whatever else is :class:`Trainable`.
+        val_data_loader: held-out batches of normal patches, always the same.
         ckpt_dir: folder of ``last.pt`` and ``best.pt``.
         model_file: the finished model, a state dictionary; conventionally ``models/model.pt`` of a bundle.
-        patience: epochs without improvement before training ends.
+        patience: epochs without improvement before a stage ends.
         seed: of the randomness in the steps (the weights are drawn when the network is made).
         resume: go on from ``last.pt`` if it is there.
-        decay: let the learning rates fall to 0, linearly over the second half of ``max_epochs`` (at each size): swings
-            from epoch to epoch, which decide what the best epoch is, die down.
+        decay: let the learning rates fall to 0, linearly over the second half of each stage: swings from epoch to
+            epoch, which decide what the best epoch is, die down.
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
         train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in
-            ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]``.
+            ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]`` where there is one,
+            the stage in ``engine.stage``.
 
     Raises:
-        ConfigError: if ``max_epochs`` or ``patience`` is not a whole number of at least 1.
+        ConfigError: if ``max_epochs`` or ``patience`` is not a whole number of at least 1, or there is no sampler for
+            a section that the detector learns from.
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
         TrainingError: within 50 steps of a loss that is not finite, and before anything is saved.
     """
@@ -68,8 +74,8 @@ class DetectorTrainer(Trainer):
         self,
         device: torch.device | str,
         max_epochs: int,
-        train_data_loader: PatchSampler,
-        network: Detector,
+        train_data_loader: PatchSampler | Mapping[str, PatchSampler],
+        network: Trainable,
         val_data_loader: PatchSampler,
         ckpt_dir: str | Path,
         model_file: str | Path,
@@ -83,17 +89,16 @@ class DetectorTrainer(Trainer):
     ) -> None:
         check_count("max_epochs", max_epochs)
         check_count("patience", patience)
-        self.detector = network.to(device)
-        prepare_network(self.detector)
-        self.optimizers = network.optimizers()
-        self.sampler, self.val_data_loader = train_data_loader, val_data_loader
+        self.detector = network
+        self._lay_out(device)
+        self.normal_sampler, self.sampler = choose_streams(type(network).__name__, network.streams, train_data_loader)
+        self.val_data_loader = val_data_loader
         self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)
         self.seed, self.resume, self.decay, self.progress = seed, resume, decay, progress
-        self.max_epochs, self.settled_epochs = max_epochs, 0
-        self.best_loss, self.best_epoch = math.inf, 0
-        super().__init__(
-            device, max_epochs, data_loader=train_data_loader, epoch_length=len(train_data_loader), amp=amp
-        )
+        self.stage, self.stage_number, self.rates = Stage("none", {}), 0, dict[str, list[float]]()
+        self.epochs_of_trainer = self.stage_epochs = max_epochs
+        self.settled_epochs, self.best_loss, self.best_epoch = 0, math.inf, 0
+        super().__init__(device, max_epochs, data_loader=self.sampler, epoch_length=len(self.sampler), amp=amp)
         self.early_stopping = EarlyStopping(
             patience,
             lambda engine: engine.state.metrics["val_loss"],
@@ -115,28 +120,75 @@ class DetectorTrainer(Trainer):
     def run(self) -> None:  # type: ignore[override]
         """Train to the end (or go on to it), then write ``model_file``."""
         last = self.ckpt_dir / "last.pt"
+        saved = None
         if last.exists():
             if not self.resume:
                 raise InputError(
                     f"{self.ckpt_dir} holds a training already: set resume (--resume) to go on with it, or choose "
                     "another folder."
                 )
-            self._restore(load_checkpoint(last))
-        growing = bool(self.optimizers)
-        while growing:
-            finished = self.early_stopping.counter >= self.early_stopping.patience
-            if not finished and self.state.epoch < self.state.max_epochs:
-                super().run()
-            self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
-            growing = self.detector.grow()
-            if growing:
-                self._start_size()
+            saved = load_checkpoint(last)
+            if "stage" not in saved:
+                raise InputError(f"{last} is of an older version, which cannot be gone on from: train in a new folder.")
+        resumed_at = 0 if saved is None else saved["stage"]
+        for number, stage in enumerate(self._stages()):
+            if number >= resumed_at:
+                self._start_stage(number, stage)
+                if saved is not None and number == resumed_at:
+                    self._restore(saved)
+                elif number > 0:
+                    self._save()  # now: beside the best epoch of this stage, the last of the one before would mislead
+                self._run_stage()
         self._finish()
 
-    def _iteration(self, engine: Trainer, batchdata: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        batch = batchdata.to(engine.state.device, non_blocking=True)
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.amp):
-            losses = self.detector.training_step(batch, self.optimizers)
+    def _stages(self) -> Iterator[Stage]:
+        """The network's stages; what it draws on the way to one depends on the seed and the number of the stage."""
+        stages = self.detector.stages()
+        for number in count():
+            torch.manual_seed(self.seed * 1_000_003 - 1 - number)
+            self.detector.eval()
+            stage = next(stages, None)
+            if stage is None:
+                return
+            yield stage
+
+    def _start_stage(self, number: int, stage: Stage) -> None:
+        if stage.max_epochs is not None:
+            check_count(f"max_epochs of the stage {stage.name}", stage.max_epochs)
+        self._lay_out(self.state.device)  # with the layers that are new
+        self.stage, self.stage_number = stage, number
+        self.stage_epochs = stage.max_epochs or self.epochs_of_trainer
+        self.rates = {
+            name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in stage.optimizers.items()
+        }
+        self.best_loss, self.best_epoch, self.settled_epochs = math.inf, 0, 0
+        self.early_stopping.counter, self.early_stopping.best_score = 0, None
+        self.state.metrics.pop("val_loss", None)
+        self._plan_epochs()
+        if self.progress and number > 0:
+            tqdm.write(f"{type(self.detector).__name__}: next stage, {stage.name}")
+
+    def _run_stage(self) -> None:
+        finished = self.early_stopping.counter >= self.early_stopping.patience
+        if not finished and self.state.epoch < self.state.max_epochs:
+            super().run()
+        if self.stage.keep == "best":
+            self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
+
+    def _lay_out(self, device: torch.device | str) -> None:
+        self.detector.to(device)
+        if isinstance(self.detector, nn.Module):
+            prepare_network(self.detector)
+
+    def _iteration(self, engine: Trainer, batchdata: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        device = torch.device(engine.state.device)
+        batch = (
+            {stream: patches.to(device, non_blocking=True) for stream, patches in batchdata.items()}
+            if isinstance(batchdata, dict)
+            else batchdata.to(device, non_blocking=True)
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+            losses = self.detector.training_step(batch, self.stage)
         sums = self.state.loss_sums
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss.double()
@@ -158,14 +210,16 @@ class DetectorTrainer(Trainer):
         self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
         if self.decay:
-            share = min(1.0, 2 * (1 - self.settled_epochs / self.max_epochs))
-            for optimizer in self.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["lr"] = share * optimizer.defaults["lr"]
+            share = min(1.0, 2 * (1 - self.settled_epochs / self.stage_epochs))
+            for name, optimizer in self.stage.optimizers.items():
+                for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
+                    group["lr"] = share * rate
         self.detector.train()
 
     @torch.no_grad()
     def _validate(self) -> None:
+        if self.stage.keep == "last":
+            return
         self.detector.eval()
         losses = [float(self.detector.validation_loss(batch.to(self.state.device))) for batch in self.val_data_loader]
         value = sum(losses) / len(losses)
@@ -177,60 +231,61 @@ class DetectorTrainer(Trainer):
 
     def _judge(self) -> None:
         """Keep the epoch if it is the best, and stop on a plateau; while new layers fade in, only go on."""
-        if self.detector.is_settled():
+        if self.stage.settled():
             self.settled_epochs += 1
-            self.early_stopping(self)
-            if self.state.metrics["val_loss"] < self.best_loss:
-                self.best_loss, self.best_epoch = self.state.metrics["val_loss"], self.state.epoch
-                _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+            if self.stage.keep == "best":
+                self._compare()
         self._save()
 
+    def _compare(self) -> None:
+        self.early_stopping(self)
+        if self.state.metrics["val_loss"] < self.best_loss:
+            self.best_loss, self.best_epoch = self.state.metrics["val_loss"], self.state.epoch
+            _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+
+    def _plan_epochs(self) -> None:
+        self.state.max_epochs = self.state.epoch + self.stage_epochs - self.settled_epochs
+
     def _save(self) -> None:
-        self.state.max_epochs = self.state.epoch + self.max_epochs - self.settled_epochs
+        self._plan_epochs()
         checkpoint = {
+            "stage": self.stage_number,
             "epoch": self.state.epoch,
             "settled_epochs": self.settled_epochs,
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
             "early_stopping": dict(self.early_stopping.state_dict()),
             "detector": self.detector.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
         }
         _save_whole(checkpoint, self.ckpt_dir / "last.pt")
 
     def _report(self) -> None:
         if self.progress:
-            epoch, loss = self.state.epoch, self.state.metrics["val_loss"]
-            means = "  ".join(
+            epoch = self.state.epoch
+            parts = [
                 f"{name} {float(total) / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items()
-            )
-            mark = " (best)" if epoch == self.best_epoch else "" if self.detector.is_settled() else " (fading in)"
-            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {means}  validation {loss:.4g}{mark}")
-
-    def _start_size(self) -> None:
-        """After growth: new optimisers, and a new best to find."""
-        self.optimizers = self.detector.optimizers()
-        self.best_loss, self.best_epoch, self.settled_epochs = math.inf, 0, 0
-        self.early_stopping.counter, self.early_stopping.best_score = 0, None
-        self._save()  # now: beside the best epoch of this size, the last one of the size before would mislead
-        if self.progress:
-            tqdm.write(f"{type(self.detector).__name__} grew to its next size")
+            ]
+            if self.stage.keep == "best":
+                parts.append(f"validation {self.state.metrics['val_loss']:.4g}")
+            mark = " (best)" if epoch == self.best_epoch else "" if self.stage.settled() else " (fading in)"
+            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])
-        for name, optimizer in self.optimizers.items():
+        for name, optimizer in self.stage.optimizers.items():
             optimizer.load_state_dict(checkpoint["optimizers"][name])
         self.best_loss, self.best_epoch = checkpoint["best_loss"], checkpoint["best_epoch"]
         self.early_stopping.load_state_dict(checkpoint["early_stopping"])
         self.state.epoch, self.settled_epochs = checkpoint["epoch"], checkpoint["settled_epochs"]
-        self.state.max_epochs = self.state.epoch + self.max_epochs - self.settled_epochs
         self.state.iteration = checkpoint["epoch"] * self.state.epoch_length
+        self._plan_epochs()
 
     def _finish(self) -> None:
         self.detector.eval()
         torch.manual_seed(self.seed)
-        self.sampler.set_epoch(0)  # patches that no epoch trained on
-        self.detector.fit_statistics(batch.to(self.state.device) for batch in self.sampler)
+        self.normal_sampler.set_epoch(0)  # patches that no epoch trained on
+        self.detector.fit_statistics(batch.to(self.state.device) for batch in self.normal_sampler)
         _save_whole(self.detector.state_dict(), self.model_file)
 
 

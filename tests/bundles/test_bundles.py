@@ -1,4 +1,4 @@
-"""The real JSON of every bundle, through monai.bundle, on small made NIfTI files; a new one adds its own settings."""
+"""The real JSON of every bundle, through monai.bundle, on small made NIfTI files."""
 
 from __future__ import annotations
 
@@ -16,69 +16,19 @@ from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import plain_message
 from medanomaly.evaluation import Calibration, calibration_file
-from medanomaly.experiments.bundles import copy_bundle
+from medanomaly.workflows.bundles import copy_bundle
+from medanomaly.workflows.compose import compose, config_text
+from tests.detectors.catalogue import BY_NAME
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json"))
+NAMES = sorted(path.parent.name for path in BUNDLES.glob("*/model.json"))
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
-# settings of one bundle alone, other than its defaults
-OWN_SETTINGS = {
-    "autoencoder": {"kind": "dense", "features": 6, "latent_dim": 12, "jitter": 0.05},
-    "denoising_autoencoder": {"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0, "gamma": 0.1},
-    "foreign_patch_interpolation": {"features": 16},
-    "fusion": {
-        "members": [
-            {"detector": "denoising_autoencoder", "features": 8, "channels": [0], "weight": 2.0},
-            {"detector": "ganomaly", "patch_size": 16, "stride": 16, "features": 4, "latent_dim": 8},
-        ],
-        "prior_weight": 0.5,
-        "prior_channel": 0,
-        "steps": [{"_target_": "medanomaly.patches.EdgeWeight", "width_mm": 4.0, "spacing": "@spacing"}],
-    },
-    "ganomaly": {"variant": "K", "critic": "wgan-gp", "unit_code": True, "score": "residual"},
-    "one_class_svm": {"nu": 0.1, "max_samples": 12},
-    "progressive_ganomaly": {
-        "features": [8, 8, 6],
-        "latent_dim": 20,
-        "fade_images": 32,
-        "unit_code": False,
-        "score": "modified",
-    },
-    "synthetic_anomalies": {
-        "features": 16,
-        "radius": [2.0, 8.0],
-        "contrast": [0.2, 1.0],
-        "levels": [0.0, 1.0],
-        "texture": 0.1,
-        "voxels_of_scan": 2,
-        "fineness": 0.1,
-        "jitter": 0.0,
-        "gamma": 0.1,
-    },
-}
-# where a bundle's own defaults would train for minutes
-FAST = {
-    "autoencoder": {"features": 8, "latent_dim": 16},
-    "denoising_autoencoder": {"features": 8},
-    "foreign_patch_interpolation": {"features": 8},
-    "fusion": {
-        "members": [
-            {"detector": "denoising_autoencoder", "features": 8},
-            {"detector": "synthetic_anomalies", "features": 8},
-        ]
-    },
-    "progressive_ganomaly": {"features": [16, 16, 16, 16], "fade_images": 64},
-    "synthetic_anomalies": {"features": 8},
-}
-FITTED = {"one_class_svm"}  # at once: no epochs to go on from, no losses to log
-RESIDUAL = {"autoencoder", "denoising_autoencoder"}  # whose score is what is brighter plus what is darker
-SIGNED = RESIDUAL | {"fusion", "synthetic_anomalies"}  # whose ``sign`` may differ between training and scoring
 
 
 def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
     kind = "train" if config == "train" else "infer"
     if config != "evaluate":
-        settings = {**FAST.get(configs.parent.name, {}), **settings}
+        settings = {**BY_NAME[configs.parent.name].fast, **settings}
     made = ConfigWorkflow(str(configs / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
     made.initialize()
     return made
@@ -109,22 +59,30 @@ def test_properties_are_complete(configs: Path, config: str, with_data: bool, co
     assert workflow(configs, config, bundle_root=str(tmp_path), **settings).check_properties() == []
 
 
-@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
-def test_configs_are_thin(configs: Path, config: str) -> None:
-    assert len((configs / f"{config}.json").read_text().splitlines()) < 60
+def test_what_is_committed_is_what_is_composed(configs: Path) -> None:
+    for config, content in compose(configs.parent).items():
+        assert (configs / f"{config}.json").read_text() == config_text(content), "make bundles"
+    assert (configs / "logging.conf").read_bytes() == (BUNDLES / "common" / "logging.conf").read_bytes()
 
 
 def test_configs_agree_on_what_the_model_is(configs: Path) -> None:
     train, inference, evaluate = (
         json.loads((configs / f"{c}.json").read_text()) for c in ("train", "inference", "evaluate")
     )
-    shared = re.findall(r"@(\w+)", train["settings"])
-    own = OWN_SETTINGS[configs.parent.name]
-    assert {"in_channels", "spacing", "spec", *own} <= set(shared)
-    for key in [*shared, "region", "network_def", "settings"]:
+    shared = {*re.findall(r"@(\w+)", train["settings"]), *train["more_settings"]}
+    own = BY_NAME[configs.parent.name].own_settings
+    assert {"in_channels", "spacing", "spec", *own} <= shared
+    for key in [*shared, "region", "network_def", "settings", "preprocessing"]:
         assert train[key] == inference[key], key
         assert key not in evaluate or evaluate[key] == train[key], key
-    assert train["train"]["preprocessing"] == inference["preprocessing"] == evaluate["preprocessing"]
+    assert train["train"]["preprocessing"] == "@preprocessing"
+
+
+def test_a_bundle_is_what_is_its_own(configs: Path) -> None:
+    written = [file for file in configs.parent.rglob("*") if file.is_file() and file.parent != configs]
+    assert {str(file.relative_to(configs.parent)) for file in written} == {"model.json", "docs/README.md"}
+    assert len((configs.parent / "model.json").read_text().splitlines()) < 50
+    assert "common/README.md" in (configs.parent / "docs" / "README.md").read_text().splitlines()[-1]
 
 
 def test_metadata_follows_the_specification(configs: Path) -> None:
@@ -140,7 +98,7 @@ def test_network_takes_and_gives_what_the_metadata_says(configs: Path, config: s
         config_file=str(configs / f"{config}.json"),
         device="cpu",
         loaded=f"$medanomaly.training.load_detector(@network_def, '{trained}/models/model.pt')",
-        **FAST.get(configs.parent.name, {}),
+        **BY_NAME[configs.parent.name].fast,
     )
 
 
@@ -151,7 +109,7 @@ def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, 
         ckpt_file=str(trained / "models" / "model.pt"),
         meta_file=str(configs / "metadata.json"),
         config_file=str(configs / "inference.json"),
-        **FAST.get(configs.parent.name, {}),
+        **BY_NAME[configs.parent.name].fast,
     )
     exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
     network = workflow(configs, "inference").network_def
@@ -161,11 +119,11 @@ def test_exports_to_torchscript_with_equal_scores(configs: Path, trained: Path, 
 
 
 def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, trained: Path) -> None:
-    signs = ["_bright", "_dark"] if configs.parent.name in SIGNED else []
+    signs = ["_bright", "_dark"] if BY_NAME[configs.parent.name].signed else []
     baselines = ["_intensity", "_intensity_equalised", "_intensity_smoothed"]
     calibrations = [f"calibration{which}.json" for which in ("", *signs, *baselines)]
     assert sorted(p.name for p in (trained / "models").iterdir()) == [*calibrations, "cases.json", "model.pt"]
-    if configs.parent.name in FITTED:
+    if BY_NAME[configs.parent.name].fitted:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:
         assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
@@ -217,7 +175,7 @@ def test_settings_of_the_model_reach_every_part(
     configs: Path, settings: dict[str, object] | str, cohort: Path, tmp_path: Path
 ) -> None:
     if not isinstance(settings, dict):
-        settings = OWN_SETTINGS[configs.parent.name]
+        settings = BY_NAME[configs.parent.name].own_settings
     common = {"bundle_root": str(tmp_path), "dataset_dir": str(cohort.parent), "spacing": [3, 3, 3], **settings}
     workflow(configs, "train", **common, max_epochs=1, patches_per_epoch=16, batch_size=16).run()
     workflow(configs, "inference", **common).run()
@@ -234,7 +192,7 @@ def test_settings_of_the_model_reach_every_part(
 
 
 def test_a_sign_is_chosen_when_scans_are_scored(configs: Path, trained: Path, cohort: Path, tmp_path: Path) -> None:
-    if configs.parent.name not in SIGNED:
+    if not BY_NAME[configs.parent.name].signed:
         pytest.skip("its score has no sign")
     settings = {"bundle_root": str(trained), "dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
     values = {}
@@ -252,7 +210,7 @@ def test_a_sign_is_chosen_when_scans_are_scored(configs: Path, trained: Path, co
         assert np.abs(percentile - display[brain]).mean() < 5, sign
         values[sign] = heatmap[brain]
         assert (output / "evaluation" / "metrics.json").exists()
-    if configs.parent.name in RESIDUAL:
+    if BY_NAME[configs.parent.name].residual:
         np.testing.assert_allclose(values["bright"] + values["dark"], values["both"], rtol=1e-3, atol=1e-5)
     assert (values["bright"] > values["dark"]).any() and (values["bright"] < values["dark"]).any()
     with pytest.raises(Exception, match="Failed to") as caught:
@@ -364,7 +322,8 @@ def test_the_patch_size_alone_can_be_changed(configs: Path, patch_size: int, coh
     sampler = train.get_parsed_content("train#dataloader")
     patches = next(iter(sampler))
     assert patches.shape[2:] == (patch_size, patch_size)
-    losses = network.training_step(patches, network.optimizers()) if network.optimizers() else {}
+    stage = next(network.stages(), None)
+    losses = {} if stage is None else network.training_step(patches, stage)
     assert all(torch.isfinite(loss) for loss in losses.values())
     network.fit_statistics([patches])
     network.eval()

@@ -17,8 +17,8 @@ import torch
 from monai.bundle import verify_net_in_out
 
 from medanomaly.evaluation import Calibration
-from medanomaly.experiments.bundles import copy_bundle, run_bundle
 from medanomaly.report import tables
+from medanomaly.workflows.bundles import copy_bundle, run_bundle
 
 SMALL = ["--set", "patches_per_epoch=128", "--set", "batch_size=64", "--set", "spacing=[2,2,3]"]
 
@@ -408,8 +408,8 @@ def test_a_demo_is_not_mixed_with_another(
 ) -> None:
     (tmp_path / "cohort").mkdir()
     (tmp_path / "cohort" / "datalist.json").write_text(json.dumps({"seed": 0}))
-    (tmp_path / "model" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "model" / "checkpoints" / "last.pt").touch()
+    (tmp_path / "models" / "ganomaly" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "models" / "ganomaly" / "checkpoints" / "last.pt").touch()
     assert command("demo", "--output", tmp_path, *arguments) == 1
     assert words in capsys.readouterr().err
 
@@ -462,6 +462,23 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
         assert words in capsys.readouterr().err
 
 
+def test_options_reach_the_workflow_as_they_were_given(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple] = []
+    for name in ("score", "evaluate"):
+        monkeypatch.setattr(
+            f"medanomaly.workflows.{name}", lambda *given, name=name, **named: called.append((name, given, named))
+        )
+    assert command("score", "a.nii", "b.nii", "--model", "m", "--output", "o", "--region", "all", "--sign", "dark") == 0
+    assert command("evaluate", "--datalist", "d.json", "--scores", "o", "--brain", "x {mask}", "--section", "s") == 0
+    (_, scored, options), (_, evaluated, named) = called
+    assert scored == ([Path("a.nii"), Path("b.nii")], Path("m"), Path("o"))
+    assert (options["region"], options["sign"], options["amp"], options["datalist"]) == ("all", "dark", False, None)
+    assert evaluated == (Path("d.json"), Path("o"))
+    assert (named["region"], named["section"], named["model"]) == ("x {mask}", "s", None)
+
+
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 @pytest.mark.parametrize("verb", ["demo", "train", "score", "evaluate", "benchmark"])
 def test_an_output_that_is_a_file_is_refused_before_any_work(
@@ -478,8 +495,12 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(
     def work(*arguments: object, **settings: object) -> None:
         raise AssertionError("work was done")
 
-    for place in ("bundles.run_bundle", "demo.run_bundle", "demo.make_demo_cohort", "benchmark._timed"):
-        monkeypatch.setattr(f"medanomaly.experiments.{place}", work)
+    for place in (
+        "workflows.bundles.run_bundle",
+        "data.demo_cohort.make_demo_cohort",
+        "experiments.benchmark._timed",
+    ):
+        monkeypatch.setattr(f"medanomaly.{place}", work)
     file = tmp_path / "file"
     file.write_text("mine")
     others: dict[str, list[object]] = {

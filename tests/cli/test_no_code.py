@@ -74,7 +74,7 @@ def test_a_setting_is_a_value(
 def test_a_setting_of_the_demo_is_a_value(
     command: Callable[..., int], here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medanomaly.experiments.demo.make_demo_cohort", lambda folder, seed: None)
+    monkeypatch.setattr("medanomaly.data.demo_cohort.make_demo_cohort", lambda folder, seed: None)
     assert command("demo", "--output", "demo", "--set", f"spacing={CODE}") == 1
     assert "settings are values" in capsys.readouterr().err
     assert not (here / "pwned").exists()

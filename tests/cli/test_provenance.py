@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from medanomaly.errors import MedanomalyError
-from medanomaly.experiments.bundles import run_bundle
+from medanomaly.workflows.bundles import run_bundle
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]

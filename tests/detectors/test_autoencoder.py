@@ -40,7 +40,7 @@ def test_layers_of_128_voxels_are_those_of_the_paper():
             (32, 32, 5, 2),
             (32, 1, 1, 1),
         ]
-        assert detector.optimizers()["autoencoder"].defaults["lr"] == 1e-4
+        assert next(detector.stages()).optimizers["autoencoder"].defaults["lr"] == 1e-4
     assert not list(spatial.bottleneck.parameters())
     assert convolutions(dense.bottleneck) == [(128, 16, 1, 1), (16, 128, 1, 1)]
     linear = [(m.in_features, m.out_features) for m in dense.bottleneck if isinstance(m, nn.Linear)]
@@ -89,7 +89,7 @@ def test_a_step_lowers_the_loss_by_its_gradient(kind):
     before = {name: p.detach().clone() for name, p in detector.named_parameters()}
     loss = (detector.decoder(detector.bottleneck(detector.encoder(batch))) - batch).abs().mean()
     gradients = dict(zip(before, torch.autograd.grad(loss, list(detector.parameters())), strict=True))
-    losses = detector.training_step(batch, detector.optimizers())
+    losses = detector.training_step(batch, next(detector.stages()))
     assert float(losses["reconstruction"]) == pytest.approx(float(loss.detach()), rel=1e-5)
     for name, p in detector.named_parameters():
         clear = gradients[name].abs() > 1e-5
@@ -102,7 +102,7 @@ def test_jitter_changes_what_is_trained_on_and_not_what_is_validated():
     batch = noise()
     plain, jittery = (make(dropout=0.0, jitter=std).train() for std in (0.0, 0.5))
     losses = [
-        float(detector.training_step(batch, detector.optimizers())["reconstruction"]) for detector in (plain, jittery)
+        float(detector.training_step(batch, next(detector.stages()))["reconstruction"]) for detector in (plain, jittery)
     ]
     assert losses[0] != losses[1]
     assert make(jitter=0.5).eval().validation_loss(batch) == make(jitter=0.0).eval().validation_loss(batch)

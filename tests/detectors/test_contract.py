@@ -1,76 +1,33 @@
-"""What every detector must do, in 2-D and 3-D, with one channel and three. A new detector adds rows to the tables."""
+"""What every detector must do, in 2-D and 3-D, with one channel and three: those of the catalogue, and toys."""
 
 from __future__ import annotations
 
+import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medanomaly.detectors import DETECTORS
+from medanomaly.detectors import Detector, detector_class, detector_names
 from medanomaly.errors import ConfigError
+from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
+from medanomaly.training import DetectorTrainer
+from tests.detectors.catalogue import CATALOGUE
+from tests.detectors.toys import TOYS, Searching
 
 SIZE = 16
-SMALL = {"features": 4, "latent_dim": 8}
-TWO = ({"detector": "denoising_autoencoder", "features": 8}, {"detector": "synthetic_anomalies", "features": 8})
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+TOY_CLASSES = {entry.name: kind for kind, entry in TOYS.items()}
+ENTRIES = (*CATALOGUE, *TOYS.values())
+ROWS = [(entry, arguments) for entry in ENTRIES for arguments in entry.variants]
+SETTINGS = [(*row, channels, dims) for row in ROWS for dims, channels in row[0].kinds]
+LEARNERS = [(entry, learner) for entry in ENTRIES for learner in entry.learners]
 
-# (name in DETECTORS, arguments): small networks, for what must hold of any weights
-ROWS = [
-    ("autoencoder", {"kind": "spatial", **SMALL}),
-    ("autoencoder", {"kind": "dense", **SMALL}),
-    ("denoising_autoencoder", {"features": 8}),
-    ("denoising_autoencoder", {"features": 8, "sign": "bright"}),
-    ("foreign_patch_interpolation", {"features": 8}),
-    ("fusion", {"members": TWO, "prior_weight": 0.5}),
-    ("ganomaly", {"variant": "A", "critic": "bce", **SMALL}),
-    ("ganomaly", {"variant": "K", "critic": "bce", **SMALL}),
-    ("ganomaly", {"variant": "K", "critic": "wgan-gp", **SMALL}),
-    ("ganomaly", {"variant": "A", "critic": "bce", "score": "encoder", **SMALL}),
-    ("ganomaly", {"variant": "K", "critic": "bce", "score": "residual", **SMALL}),
-    ("ganomaly", {"variant": "K", "unit_code": True, **SMALL}),
-    ("one_class_svm", {}),
-    ("progressive_ganomaly", {**SMALL, "features": (4, 4, 4)}),
-    ("synthetic_anomalies", {"features": 8}),
-    ("synthetic_anomalies", {"features": 8, "sign": "dark"}),
-]
 
-LEARNING = (
-    {"detector": "denoising_autoencoder", "features": 8, "noise_std": 0.5, "learning_rate": 3e-3},
-    {"detector": "synthetic_anomalies", "features": 8, "learning_rate": 3e-3},
-)
-# (name, arguments, in_channels, spatial_dims, training steps): a few seconds each, for what must be learned
-LEARNERS = [
-    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 1, 2, 100),
-    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 3, 2, 100),
-    ("autoencoder", {"kind": "spatial", "features": 8, "latent_dim": 2, "learning_rate": 3e-3}, 1, 3, 60),
-    ("autoencoder", {"kind": "dense", "features": 8, "latent_dim": 8, "learning_rate": 3e-3}, 1, 2, 100),
-    ("autoencoder", {"kind": "dense", "features": 16, "latent_dim": 16, "learning_rate": 3e-3}, 3, 2, 200),
-    ("autoencoder", {"kind": "dense", "features": 8, "latent_dim": 8, "learning_rate": 3e-3}, 1, 3, 120),
-    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 1, 2, 200),
-    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 3, 2, 200),
-    ("denoising_autoencoder", {"features": 8, "noise_std": 0.5, "learning_rate": 3e-3}, 1, 3, 80),
-    ("foreign_patch_interpolation", {"features": 8}, 1, 2, 150),
-    ("foreign_patch_interpolation", {"features": 8}, 3, 2, 150),
-    ("foreign_patch_interpolation", {"features": 8}, 1, 3, 40),
-    ("fusion", {"members": LEARNING}, 1, 2, 200),
-    ("fusion", {"members": LEARNING}, 3, 2, 200),
-    ("fusion", {"members": LEARNING}, 1, 3, 40),
-    ("ganomaly", {"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, 1, 2, 250),
-    ("ganomaly", {"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, 3, 2, 250),
-    ("ganomaly", {"variant": "A", "critic": "bce", "features": 8, "latent_dim": 16}, 1, 3, 120),
-    ("ganomaly", {"variant": "K", "critic": "bce", "features": 16, "latent_dim": 16, "score": "residual"}, 3, 2, 250),
-    ("ganomaly", {"variant": "K", "features": 16, "latent_dim": 16}, 1, 2, 300),  # wgan-gp, modified score
-    ("ganomaly", {"variant": "K", "features": 8, "latent_dim": 16}, 1, 3, 120),
-    ("progressive_ganomaly", {"features": (16, 16, 16), "latent_dim": 16, "fade_images": 640}, 1, 2, 300),
-    ("progressive_ganomaly", {"features": (16, 16, 16), "latent_dim": 16, "fade_images": 640}, 1, 3, 200),
-    ("one_class_svm", {}, 1, 2, 0),
-    ("one_class_svm", {}, 3, 2, 0),
-    ("one_class_svm", {}, 1, 3, 0),
-    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 1, 2, 200),
-    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 3, 2, 200),
-    ("synthetic_anomalies", {"features": 8, "learning_rate": 3e-3}, 1, 3, 80),
-]
+def label(*parts):
+    return "-".join(str(value) for part in parts for value in (part.values() if isinstance(part, dict) else [part]))
 
 
 def gratings(n, channels, spatial_dims, seed):
@@ -93,23 +50,38 @@ def with_square(patches):
     return planted
 
 
-def make(name, arguments, channels, spatial_dims, seed=0):
+def make(entry, arguments, channels, spatial_dims, seed=0):
     torch.manual_seed(seed)
-    return DETECTORS[name](in_channels=channels, patch_size=SIZE, spatial_dims=spatial_dims, **arguments)
+    kind = TOY_CLASSES.get(entry.name) or detector_class(entry.name)
+    return kind(in_channels=channels, patch_size=SIZE, spatial_dims=spatial_dims, **arguments)
+
+
+def batch_of(detector, step):
+    """What the streams of a detector hold: normal patches, and a mixture in which half are abnormal."""
+    shape = detector.in_channels, detector.spatial_dims
+    normal = gratings(32, *shape, 1000 + step)
+    if detector.streams == ("training",):
+        return normal
+    mixed = gratings(32, *shape, 5000 + step)
+    abnormal = turned(mixed[16:24]), with_square(mixed[24:])
+    of = {"training": normal, "mixed": torch.cat([mixed[:16], *abnormal])}
+    return {stream: of[stream] for stream in detector.streams}
 
 
 def train(detector, steps, seed=0):
-    channels, spatial_dims = detector.in_channels, detector.spatial_dims
+    """So many steps, shared equally among the stages, then the fit."""
+    n_stages = len(list(copy.deepcopy(detector).stages()))
     torch.manual_seed(seed)
-    optimizers = detector.optimizers()
     detector.train()
-    for step in range(steps if optimizers else 0):
-        if step == steps // 2 and detector.grow():
-            optimizers = detector.optimizers()
-        losses = detector.training_step(gratings(32, channels, spatial_dims, 1000 + step), optimizers)
-        assert losses and all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+    step = 0
+    for number, stage in enumerate(detector.stages()):
+        while step * n_stages < (number + 1) * steps:
+            losses = detector.training_step(batch_of(detector, step), stage)
+            assert losses and all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+            step += 1
+    assert step == (steps if n_stages else 0)
     detector.eval()
-    detector.fit_statistics([gratings(100, channels, spatial_dims, seed) for seed in (1, 2)])
+    detector.fit_statistics([gratings(100, detector.in_channels, detector.spatial_dims, seed) for seed in (1, 2)])
     return detector
 
 
@@ -127,15 +99,9 @@ def saved_and_loaded(content):
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=lambda row: "-".join(map(str, [row[0], *row[1].values()])))
-def row(request):
+@pytest.fixture(scope="module", params=SETTINGS, ids=lambda row: label(row[0].name, *row[1:]))
+def setting(request):
     return request.param
-
-
-@pytest.fixture(scope="module", params=[(2, 1), (2, 3), (3, 1), (3, 3)], ids=lambda p: f"{p[0]}-D, {p[1]} channels")
-def setting(request, row):
-    spatial_dims, channels = request.param
-    return *row, channels, spatial_dims
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +110,33 @@ def trained(setting):
     return train(make(*setting), steps=3)
 
 
-def test_every_detector_is_driven():
-    assert {name for name, *_ in ROWS} == {name for name, *_ in LEARNERS} == set(DETECTORS)
+def test_every_detector_is_driven_and_has_a_bundle():
+    bundles = [path.parents[1].name for path in BUNDLES.glob("*/configs/metadata.json")]
+    assert [entry.name for entry in CATALOGUE] == detector_names() == sorted(bundles)
+    assert all(entry.variants and entry.learners for entry in CATALOGUE)
 
 
-def test_only_signs_that_a_detector_tells_apart_can_be_chosen(row):
-    detector = make(*row, 1, 2)
+@pytest.mark.parametrize("name", detector_names())
+def test_the_class_of_a_file_can_be_imported_from_the_package(name):
+    import medanomaly.detectors
+
+    kind = detector_class(name)
+    assert kind.__module__ == f"medanomaly.detectors.{name}" and kind is not Detector
+    assert getattr(medanomaly.detectors, kind.__name__) is kind
+
+
+@pytest.mark.parametrize("name", ["magic", "base", "intensity", "scores", "os", "../ganomaly", "Detector", ""])
+def test_what_is_not_a_detector_is_refused_with_the_names_of_those_that_are(name):
+    with pytest.raises(ConfigError, match=rf"there is no detector '{name}'; there are autoencoder, .*, ganomaly, "):
+        detector_class(name)
+    with pytest.raises(ImportError, match="cannot import name 'Magic'"):
+        from medanomaly.detectors import Magic  # noqa: F401
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_only_signs_that_a_detector_tells_apart_can_be_chosen(entry):
+    detector = make(entry, entry.variants[0], *entry.kinds[0][::-1])
+    assert detector.signed == entry.signed
     with pytest.raises(ConfigError, match="sign is 'up': use one of both, bright, dark"):
         detector.set_sign("up")
     for sign in ("bright", "dark", "both"):
@@ -170,6 +157,20 @@ def test_scores_are_finite_numbers_a_patch_or_a_voxel(trained):
     assert len(scores.unique()) >= 5  # they tell patches apart
 
 
+def test_scoring_changes_nothing_whatever_the_gradient_mode(trained):
+    before = {key: value.clone() for key, value in trained.state_dict().items()}
+    for parameter in trained.parameters():
+        parameter.grad = None
+    patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
+    scores = trained(patches)
+    with torch.no_grad():
+        assert torch.equal(trained(patches), scores)
+    with torch.inference_mode():
+        assert torch.equal(trained(patches.clone()), scores)
+    assert all(torch.equal(before[key], value) for key, value in trained.state_dict().items())
+    assert all(parameter.grad is None for parameter in trained.parameters())
+
+
 def test_validation_loss_is_a_finite_number_and_changes_nothing(trained):
     before = {key: value.clone() for key, value in trained.state_dict().items()}
     patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
@@ -179,12 +180,11 @@ def test_validation_loss_is_a_finite_number_and_changes_nothing(trained):
 
 
 def test_the_same_seed_gives_the_same_detector(setting, trained):
-    again, other = train(make(*setting), steps=3), train(make(*setting, seed=1), steps=3)
+    again, other = train(make(*setting), steps=3), train(make(*setting, seed=1), steps=1)
     patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
     with torch.no_grad():
         assert torch.equal(again(patches), trained(patches))
-        random = bool(other.optimizers())  # a detector that is only fitted draws nothing
-        assert torch.allclose(other(patches), trained(patches), rtol=1e-3) != random
+        assert torch.allclose(other(patches), trained(patches), rtol=1e-3) != setting[0].random
 
 
 @torch.no_grad()
@@ -202,7 +202,7 @@ def test_a_score_does_not_depend_on_the_other_patches_of_its_batch(trained):
 def test_saved_weights_give_equal_scores(setting, trained):
     other = make(*setting, seed=1).eval()
     patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
-    if other.optimizers():  # a detector that is only fitted has no scores before
+    if not setting[0].fitted:  # before it is, it may have no scores
         assert not torch.equal(other(patches), trained(patches))
     other.load_state_dict(saved_and_loaded(trained.state_dict()))
     assert torch.equal(other(patches), trained(patches))
@@ -210,6 +210,10 @@ def test_saved_weights_give_equal_scores(setting, trained):
 
 @torch.no_grad()
 def test_the_exported_detector_gives_equal_scores(trained):
+    if not trained.exportable:
+        with pytest.raises(ConfigError, match="cannot be exported to TorchScript"):
+            torch.jit.script(trained)
+        return
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(trained), buffer)
     buffer.seek(0)
@@ -219,12 +223,49 @@ def test_the_exported_detector_gives_equal_scores(trained):
     assert exported.in_channels == trained.in_channels  # the inferer asks for it
 
 
-@pytest.mark.parametrize("learner", LEARNERS, ids=lambda row: "-".join(map(str, [row[0], *row[1].values(), *row[2:]])))
-def test_it_learns(learner):
-    *setting, steps = learner
-    detector = train(make(*setting), steps)
+@pytest.mark.parametrize(
+    ("entry", "learner"), LEARNERS, ids=[label(e.name, *vars(learner).values()) for e, learner in LEARNERS]
+)
+def test_it_learns(entry, learner):
+    detector = train(make(entry, learner.arguments, learner.in_channels, learner.spatial_dims), learner.steps)
     assert auroc(detector, turned) >= 0.9
     assert auroc(detector, with_square) >= 0.9
-    assert auroc(detector, lambda patches: patches) == pytest.approx(
-        0.5, abs=0.15
-    )  # normal patches against normal ones
+    same = auroc(detector, lambda patches: patches)  # normal patches against normal ones
+    assert same == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_inferer_leaves_a_detector_that_searches_its_gradients():
+    detector = train(make(TOYS[Searching], {}, 1, 2), 0)
+    modes, score = [], detector.score
+    detector.score = lambda patches: modes.append(patches.is_inference()) or score(patches)
+    volume = gratings(1, 1, 2, 9)[..., None].expand(-1, -1, -1, -1, 2)
+    heatmap = PatchScoreInferer(PatchSpec(SIZE))(volume, detector)
+    assert torch.allclose(heatmap, detector(volume[..., 0]).view(1, 1, 1, 1, 1).expand(heatmap.shape))
+    assert modes and not any(modes)
+
+
+def test_a_bank_of_any_length_is_loaded_but_not_one_of_another_width():
+    bank = TOYS[TOY_CLASSES["bank"]]
+    short, long = (train(make(bank, {"apart": apart}, 1, 2), 0) for apart in (2.0, 0.5))
+    assert 1 < len(short.kept) < len(long.kept)
+    short.load_state_dict(long.state_dict())
+    assert torch.equal(short.kept, long.kept)
+    with pytest.raises(RuntimeError, match="size mismatch for kept"):
+        make(bank, {}, 3, 2).load_state_dict(long.state_dict())
+
+
+def test_the_trainer_drives_two_streams_and_names_the_section_that_is_missing(tmp_path):
+    case = {"image": gratings(1, 1, 3, 0)[0], "region": torch.ones(1, SIZE, SIZE, SIZE)}
+    samplers = [PatchSampler([case], PatchSpec(8), 8, 16, seed=seed) for seed in range(3)]
+
+    def trainer(loaders):
+        detector = TOY_CLASSES["two_streams"](patch_size=8)
+        settings = {"val_data_loader": samplers[2], "ckpt_dir": tmp_path, "model_file": tmp_path / "model.pt"}
+        return DetectorTrainer("cpu", 2, loaders, detector, progress=False, **settings)
+
+    for loaders in (samplers[0], {"training": samplers[0]}):
+        with pytest.raises(ConfigError, match=r"TwoStreams learns from the sections training, mixed .* for 'mixed'"):
+            trainer(loaders)
+    run = trainer({"training": samplers[0], "mixed": samplers[1]})
+    run.run()
+    assert run.state.epoch == 2 and (tmp_path / "model.pt").exists() and not (tmp_path / "best.pt").exists()

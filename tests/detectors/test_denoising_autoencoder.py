@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from medanomaly.detectors import DenoisingAutoencoder
-from medanomaly.detectors.blocks import smooth_noise
 from medanomaly.errors import ConfigError
+from medanomaly.networks.noise import smooth_noise
 
 
 def make(seed=0, **arguments):
@@ -28,7 +28,7 @@ def inputs_of_a_step(detector, batch, monkeypatch):
     seen = []
     forward = detector.network.forward
     monkeypatch.setattr(detector.network, "forward", lambda x: seen.append(x.detach().clone()) or forward(x))
-    detector.train().training_step(batch, detector.optimizers())
+    detector.train().training_step(batch, next(detector.stages()))
     return seen[0]
 
 

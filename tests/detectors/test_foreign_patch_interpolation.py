@@ -84,7 +84,7 @@ def test_the_loss_is_the_cross_entropy_of_the_share_of_the_patch_before():
         p = torch.sigmoid(detector.network(mixed)).double()
     expected = -(share * p.log() + (1 - share) * (1 - p).log()).mean()
     torch.manual_seed(5)
-    losses = detector.training_step(batch, detector.optimizers())
+    losses = detector.training_step(batch, next(detector.stages()))
     assert float(losses["interpolation"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_a_batch_of_one_patch_has_nothing_foreign():
     detector, batch = make().train(), noise(1)
     with torch.no_grad():
         expected = -torch.log(1 - torch.sigmoid(detector.network(batch))).mean()
-    losses = detector.training_step(batch, detector.optimizers())
+    losses = detector.training_step(batch, next(detector.stages()))
     assert float(losses["interpolation"]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -128,9 +128,9 @@ def test_a_patch_from_elsewhere_is_found_where_it_lies():
         return (torch.rand(n, 1, 1, 1, generator=generator) + 0.5 * ramp).expand(n, 1, 16, 16).contiguous()
 
     detector = make()
-    optimizers = detector.optimizers()
+    stage = next(detector.stages())
     for step in range(100):
-        detector.train().training_step(normal(16, step), optimizers)
+        detector.train().training_step(normal(16, step), stage)
     patches = normal(20, 999)
     patches[:, :, 5:10, 6:11] += 0.4
     with torch.no_grad():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from medanomaly.detectors import DETECTORS, Detector, Fusion, IntensityBaseline
+from medanomaly.detectors import Detector, Fusion, IntensityBaseline, Stage, detector_class
 from medanomaly.errors import ConfigError, TrainingError
 
 DENOISING = {"detector": "denoising_autoencoder", "features": 8}
@@ -23,10 +23,7 @@ class Level(Detector):
 
     signed = True
 
-    def optimizers(self):
-        return {}
-
-    def forward(self, patches):
+    def score(self, patches):
         level = patches.mean(dim=1, keepdim=True)
         return -level if self.sign == "dark" else level
 
@@ -36,14 +33,41 @@ class PatchLevel(Level):
 
     signed = False
 
-    def forward(self, patches):
+    def score(self, patches):
         return torch.square(patches).flatten(1).mean(dim=1, keepdim=True)
+
+
+class TwoStreams(Level):
+    """Keeps what its steps are given."""
+
+    streams = ("training", "mixed")
+
+    def stages(self):
+        self.seen = []
+        yield Stage("first", {})
+        yield Stage("second", {}, keep="last", max_epochs=3)
+
+    def training_step(self, batch, stage):
+        self.seen.append((stage.name, batch))
+        return {"none": torch.zeros(())}
+
+
+class Scheduled(Level):
+    """Has one stage of seven epochs."""
+
+    def stages(self):
+        yield Stage("only", {}, max_epochs=7)
+
+
+def kind(name):
+    """The class of a member, of those above or of the package."""
+    made = {"level": Level, "patch_level": PatchLevel, "two_streams": TwoStreams, "scheduled": Scheduled}
+    return made.get(name) or detector_class(name)
 
 
 @pytest.fixture(autouse=True)
 def _levels(monkeypatch):
-    monkeypatch.setitem(DETECTORS, "level", Level)
-    monkeypatch.setitem(DETECTORS, "patch_level", PatchLevel)
+    monkeypatch.setattr("medanomaly.detectors.fusion.detector_class", kind)
 
 
 def make(*members, seed=0, **arguments):
@@ -130,7 +154,7 @@ def test_tiles_of_a_smaller_member_equal_a_loop(name, size, stride, spatial_dims
     patches = noise(3, 3, 16, spatial_dims)
     whole, tiled = fusion._member_maps(patches)
     torch.testing.assert_close(whole, patches.mean(dim=1, keepdim=True))
-    by_hand = stitched_by_hand(DETECTORS[name](2, size, spatial_dims), patches, [2, 0], size, stride or size // 2)
+    by_hand = stitched_by_hand(kind(name)(2, size, spatial_dims), patches, [2, 0], size, stride or size // 2)
     torch.testing.assert_close(tiled, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -252,10 +276,10 @@ def test_a_member_that_cannot_tell_the_sign_is_scored_by_both_alone():
 
 def test_a_step_trains_every_member():
     fusion = make(DENOISING, GANOMALY, SVM, SYNTHETIC | {"patch_size": 16}, patch_size=32, in_channels=2)
-    optimizers = fusion.optimizers()
-    assert {name.split()[0] for name in optimizers} == {"0", "1", "3"}
+    stage = next(fusion.stages())
+    assert {name.split()[0] for name in stage.optimizers} == {"0", "1", "3"}
     before = [{k: v.clone() for k, v in member.state_dict().items()} for member in fusion.members]
-    losses = fusion.train().training_step(noise(8, 2, 32), optimizers)
+    losses = fusion.train().training_step(noise(8, 2, 32), stage)
     assert {"0 denoising", "3 segmentation"} < set(losses) and {name.split()[0] for name in losses} == {"0", "1", "3"}
     assert all(torch.isfinite(loss) and loss.ndim == 0 for loss in losses.values())
     changed = [
@@ -268,12 +292,12 @@ def test_a_step_trains_every_member():
 def test_smaller_members_learn_from_tiles_that_do_not_overlap(monkeypatch):
     fusion, seen = make(SYNTHETIC | {"patch_size": 16, "channels": [1]}, patch_size=32, in_channels=2), []
     monkeypatch.setattr(fusion.members[0], "training_step", lambda tiles, own: seen.append((tiles, own)) or {})
-    batch, optimizers = noise(3, 2, 32), fusion.optimizers()
-    fusion.training_step(batch, optimizers)
+    batch, stage = noise(3, 2, 32), next(fusion.stages())
+    fusion.training_step(batch, stage)
     ((tiles, own),) = seen
     expected = [batch[n, 1:, i : i + 16, j : j + 16] for n in range(3) for i in (0, 16) for j in (0, 16)]
     assert torch.equal(tiles, torch.stack(expected))
-    assert own == {"network": optimizers["0 network"]}
+    assert own.optimizers == {"network": stage.optimizers["0 network"]}
 
 
 @torch.no_grad()
@@ -286,13 +310,18 @@ def test_the_validation_loss_is_the_geometric_mean_of_the_trained_members():
 def test_a_member_that_grows_grows_in_the_fusion():
     progressive = {"detector": "progressive_ganomaly", "features": (4, 4, 4), "latent_dim": 8, "fade_images": 16}
     fusion = make(DENOISING, progressive)
-    assert fusion.is_settled() and fusion.grow()
-    assert not fusion.is_settled() and fusion.members[1].stage == 1
-    optimizers, batch = fusion.optimizers(), noise(8)
+    stages, batch = fusion.stages(), noise(8)
+    first = next(stages)
+    assert first.name == "denoising and 8 voxels a side" and first.settled()
+    grown = next(stages)
+    assert fusion.members[1].stage == 1
+    before = {name: value.clone() for name, value in fusion.members[0].state_dict().items()}
     for _ in range(2):
-        assert not fusion.is_settled()
-        fusion.train().training_step(batch, optimizers)
-    assert fusion.is_settled() and not fusion.grow()
+        assert not grown.settled()
+        assert "0 denoising" not in fusion.train().training_step(batch, grown)
+    assert grown.settled() and next(stages, None) is None
+    # the member that has had its one stage rests
+    assert all(torch.equal(value, before[name]) for name, value in fusion.members[0].state_dict().items())
     other = make(DENOISING, progressive)
     other.load_state_dict(fusion.state_dict())
     assert other.members[1].stage == 1
@@ -301,20 +330,38 @@ def test_a_member_that_grows_grows_in_the_fusion():
 def test_two_members_grow_at_once():
     progressive = {"detector": "progressive_ganomaly", "features": (4, 4, 4), "latent_dim": 8}
     fusion = make(progressive, progressive)
-    assert fusion.grow() and [member.stage for member in fusion.members] == [1, 1]
+    assert [[member.stage for member in fusion.members] for _ in fusion.stages()] == [[0, 0], [1, 1]]
+
+
+def test_joint_stages_are_as_long_as_the_longest_and_keep_the_last_epoch_if_one_does():
+    two, seven = {"detector": "two_streams"}, {"detector": "scheduled"}
+    assert [(s.keep, s.max_epochs) for s in make(two, seven).stages()] == [("best", None), ("last", 3)]
+    assert [(s.keep, s.max_epochs) for s in make(seven, seven).stages()] == [("best", 7)]
+
+
+def test_each_member_gets_the_streams_that_it_learns_from():
+    fusion = make({"detector": "two_streams", "channels": [1]}, GANOMALY, in_channels=2)
+    assert fusion.streams == ("training", "mixed") and make(GANOMALY).streams == ("training",)
+    batch = {"training": noise(8, 2), "mixed": noise(8, 2, seed=1)}
+    for stage in fusion.stages():
+        losses = fusion.train().training_step(batch, stage)
+        assert ("1 critic" in losses) == (stage.name == "first and GANomaly")
+    names, batches = zip(*fusion.members[0].seen, strict=True)
+    assert names == ("first", "second")
+    assert all(torch.equal(batches[0][stream], batch[stream][:, 1:]) for stream in ("training", "mixed"))
 
 
 @torch.no_grad()
 def test_members_that_are_only_fitted_are_fitted_with_the_fusion():
     fusion, batches = make(SVM, {"detector": "one_class_svm", "patch_size": 8}), [noise(seed=1), noise(seed=2)]
-    assert fusion.optimizers() == {} and fusion.training_step(batches[0], {}) == {}
+    assert list(fusion.stages()) == []
     with pytest.raises(TrainingError, match="not fitted yet"):
         fusion(batches[0])
     fusion.fit_statistics(iter(batches))  # batches can be read once only
     scores = fusion(batches[0])
     assert scores.shape == (20, 1, 16, 16) and torch.isfinite(scores).all()
     assert float(fusion.validation_loss(batches[0])) == pytest.approx(float(scores.mean()))
-    by_itself = DETECTORS["one_class_svm"](patch_size=8)
+    by_itself = detector_class("one_class_svm")(patch_size=8)
     by_itself.fit_statistics([fusion._tiles(batch, [0], 8, 8) for batch in batches])
     assert torch.equal(by_itself.dual_coef, fusion.members[1].dual_coef)
 
@@ -370,9 +417,9 @@ def test_scores_in_bfloat16_are_single_precision_and_close():
     ("arguments", "message"),
     [
         ({"members": []}, "there are no members"),
-        ({"members": [{"detector": "magic"}]}, "there is no member 'magic'; use one of autoencoder, "),
-        ({"members": [{}]}, "there is no member None"),
-        ({"members": [{"detector": "fusion"}]}, "there is no member 'fusion'"),
+        ({"members": [{"detector": "magic"}]}, "there is no detector 'magic'; there are autoencoder, "),
+        ({"members": [{}]}, "there is no detector 'None'"),
+        ({"members": [{"detector": "fusion"}]}, "cannot be a member of a fusion"),
         ({"members": [DENOISING | {"channels": [1]}]}, r"is to use channels \[1\], of 1, counted from 0"),
         ({"members": [DENOISING | {"channels": [-1]}]}, r"is to use channels \[-1\]"),
         ({"members": [GANOMALY | {"patch_size": 128}]}, "has patches of 128 voxels, 64 apart, but they must tile"),

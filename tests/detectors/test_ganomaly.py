@@ -36,9 +36,9 @@ def gradients_of_a_generator_step(detector, batch):
     def look(*_):
         found.update({name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None})
 
-    optimizers = detector.optimizers()
-    optimizers["generator"].register_step_pre_hook(look)
-    detector.train().training_step(batch, optimizers)
+    stage = next(detector.stages())
+    stage.optimizers["generator"].register_step_pre_hook(look)
+    detector.train().training_step(batch, stage)
     return found
 
 
@@ -78,10 +78,10 @@ def test_shapes(patch_size, spatial_dims, deepest, variant):
 )
 def test_settings_of_the_papers_are_the_defaults(spatial_dims, variant, critic, features, weights, rate, paper):
     detector = GANomaly(spatial_dims=spatial_dims, variant=variant, critic=critic)
-    assert (detector.critic_loss, detector.score) == paper
+    assert (detector.critic_loss, detector.score_kind) == paper
     assert detector.trunk[0].out_channels == features and detector.encoder[-1][-1].out_features == 100
     assert detector.weights == weights
-    for optimizer in detector.optimizers().values():
+    for optimizer in next(detector.stages()).optimizers.values():
         assert optimizer.defaults["lr"] == rate and optimizer.defaults["betas"] == (0.5, 0.999)
 
 
@@ -97,7 +97,7 @@ def test_each_optimiser_holds_its_own_side(variant, critic):
     detector = make(variant, critic)
     held = {
         side: {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for side, optimizer in detector.optimizers().items()
+        for side, optimizer in next(detector.stages()).optimizers.items()
     }
 
     def ids(*parts):
@@ -163,7 +163,7 @@ def test_losses_are_those_of_the_papers(variant, critic):
     detector, batch = make(variant, critic).train(), noise()
     same = copy.deepcopy(detector)
     with torch.enable_grad():
-        losses = detector.training_step(batch, detector.optimizers())
+        losses = detector.training_step(batch, next(detector.stages()))
     z = same.encoder(batch)
     decoded = same.decoder(z)
     expected = {
@@ -191,9 +191,9 @@ def test_validation_loss_is_the_weighted_contextual_and_encoder_loss(variant, we
 @pytest.fixture(scope="module", params=["A", "K"])
 def trained(request):
     detector = make(request.param, "bce", in_channels=2, score="modified")
-    optimizers = detector.optimizers()
+    stage = next(detector.stages())
     for step in range(30):
-        detector.train().training_step(noise(32, 2, seed=step), optimizers)
+        detector.train().training_step(noise(32, 2, seed=step), stage)
     return detector.eval()
 
 
@@ -234,9 +234,9 @@ def test_scores_follow_their_formulas(trained):
         "modified": ((errors - median) / (mad + 1e-8))[:, alive].mean(dim=1, keepdim=True),
         "residual": (patches - decoded).abs().mean(dim=1, keepdim=True),
     }
-    for trained.score, scores in expected.items():
-        assert torch.allclose(trained(patches), scores, rtol=1e-4, atol=1e-7), trained.score
-    trained.score = "modified"
+    for trained.score_kind, scores in expected.items():
+        assert torch.allclose(trained(patches), scores, rtol=1e-4, atol=1e-7), trained.score_kind
+    trained.score_kind = "modified"
     trained.modified.mad.zero_()  # all died: the plain errors are left
     assert torch.allclose(trained(patches), expected["encoder"], rtol=1e-4, atol=1e-9)
 
@@ -267,9 +267,9 @@ def test_acceptance_d_one_epoch_on_boots_lowers_the_contextual_loss_by_30_percen
         detector.eval()
         return float((held_out - detector.decoder(detector.encoder(held_out))).abs().mean())
 
-    before, optimizers = contextual_loss(), detector.optimizers()
+    before, stage = contextual_loss(), next(detector.stages())
     for batch in training.split(batch_size):
-        detector.train().training_step(batch, optimizers)
+        detector.train().training_step(batch, stage)
     assert contextual_loss() < 0.7 * before
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medanomaly.detectors import GANomaly, ProgressiveGANomaly, ganomaly
-from medanomaly.detectors.losses import critic_loss_wgan_gp
+from medanomaly.detectors import GANomaly, ProgressiveGANomaly, Stage, ganomaly
 from medanomaly.errors import ConfigError, TrainingError
+from medanomaly.networks.losses import critic_loss_wgan_gp
 
 
 def make(patch_size=32, spatial_dims=2, seed=0, **arguments):
@@ -42,8 +43,8 @@ def test_each_stage_doubles_the_side(patch_size, last, spatial_dims):
     detector = make(patch_size, spatial_dims, in_channels=2, features=(4,) * 5).eval()
     patches = noise(2, 2, patch_size, spatial_dims)
     assert detector.last_stage == last
-    for stage in range(last + 1):
-        assert detector.stage == stage
+    for stage, learned in enumerate(detector.stages()):
+        assert detector.stage == stage and learned.name == f"{8 * 2**stage} voxels a side"
         side = 8 * 2**stage
         shown = detector.at_stage(patches)
         assert shown.shape == (2, 2) + (side,) * spatial_dims
@@ -52,7 +53,6 @@ def test_each_stage_doubles_the_side(patch_size, last, spatial_dims):
         assert detector.decode(detector.encode(shown)).shape == shown.shape
         assert detector.reconstruct(patches).shape == patches.shape
         assert detector(patches).shape == (2, 1)
-        assert detector.grow() == (stage < last)
     assert detector.stage == last
 
 
@@ -73,22 +73,20 @@ def test_widths_are_those_of_the_recipe():
 def test_settings_of_the_paper_are_the_defaults():
     detector = ProgressiveGANomaly()
     assert detector.weights == (1, 70, 10) and detector.fade_images == 750_000
-    for optimizer in detector.optimizers().values():
+    for optimizer in next(detector.stages()).optimizers.values():
         assert optimizer.defaults["lr"] == 2e-3 and optimizer.defaults["betas"] == (0.5, 0.99)
 
 
 def test_acceptance_a_alpha_is_linear_and_starts_anew_at_each_growth():
     detector = make(fade_images=64)
-    optimizers = detector.optimizers()
-    patches = noise(16)
-    detector.training_step(patches, optimizers)
+    stages, patches = detector.stages(), noise(16)
+    detector.training_step(patches, next(stages))
     assert detector.alpha() == 1.0 and detector.is_settled()  # nothing fades in stage 0
-    for _ in range(2):
-        detector.grow()
+    for stage in stages:
         seen = []
         for _ in range(6):
-            seen.append((detector.alpha(), detector.is_settled()))
-            detector.training_step(patches, optimizers)
+            seen.append((detector.alpha(), stage.settled()))
+            detector.training_step(patches, stage)
         assert seen == [(0.0, False), (0.25, False), (0.5, False), (0.75, False), (1.0, True), (1.0, True)]
 
 
@@ -96,12 +94,16 @@ def test_acceptance_a_alpha_is_linear_and_starts_anew_at_each_growth():
 @torch.no_grad()
 def test_acceptance_b_the_grown_networks_begin_as_the_old_ones(stage, spatial_dims):
     size = 32 if spatial_dims == 2 else 16
-    detector = at(make(size, spatial_dims), stage, 1.0).double().eval()
+    detector = make(size, spatial_dims).double().eval()
+    stages = detector.stages()
+    for _ in range(stage + 1):
+        next(stages)
+    at(detector, stage, 1.0)
     z = torch.randn(4, 6).double()
     before = F.interpolate(detector.decode(z), scale_factor=2, mode="nearest")
     patches = detector.at_stage(noise(4, size=size, spatial_dims=spatial_dims).double())
     code, value = detector.encode(patches), detector.critic(patches)
-    assert detector.grow() and detector.alpha() == 0
+    assert next(stages) and detector.alpha() == 0
     after = detector.decode(z)
     assert (after - before).abs().max() < 1e-6
     larger = F.interpolate(patches, scale_factor=2, mode="nearest")
@@ -170,13 +172,14 @@ def test_the_size_of_a_code_counts_in_the_score_but_not_in_the_image():
     assert (detector(100 * patches) > 100 * detector(patches)).all()
 
 
-def step_gradients(detector, batch):
+def step_gradients(detector, batch, number, alpha):
     found = {}
-    optimizers = detector.optimizers()
-    optimizers["generator"].register_step_pre_hook(
+    stage = list(islice(detector.stages(), number + 1))[number]
+    at(detector, number, alpha)
+    stage.optimizers["generator"].register_step_pre_hook(
         lambda *_: found.update({n: p.grad.clone() for n, p in detector.named_parameters() if p.grad is not None})
     )
-    detector.training_step(batch, optimizers)
+    detector.training_step(batch, stage)
     return found
 
 
@@ -187,7 +190,7 @@ def size_of(gradients, part):
 @pytest.mark.parametrize(("stage", "alpha"), [(0, 1.0), (1, 0.5), (2, 1.0)])
 def test_only_the_contextual_loss_trains_the_trunk(stage, alpha):
     alone = {
-        name: step_gradients(at(make(weights=weights), stage, alpha), noise())
+        name: step_gradients(make(weights=weights), noise(), stage, alpha)
         for name, weights in {"adv": (1, 0, 0), "con": (0, 70, 0), "enc": (0, 0, 10)}.items()
     }
     assert size_of(alone["adv"], "trunk") == size_of(alone["enc"], "trunk") == 0 < size_of(alone["con"], "trunk")
@@ -199,7 +202,7 @@ def test_only_the_contextual_loss_trains_the_trunk(stage, alpha):
 def test_layers_yet_to_grow_are_left_alone():
     detector = make()
     before = copy.deepcopy(detector.state_dict())
-    detector.training_step(noise(), detector.optimizers())
+    detector.training_step(noise(), next(detector.stages()))
     changed = {name for name, value in detector.state_dict().items() if not torch.equal(value, before[name])}
     assert "generator.blocks.0.0.conv.weight" in changed and "trunk.blocks.2.0.conv.weight" in changed
     later = ("generator.blocks.1", "generator.blocks.2", "generator.to_image.1", "generator.to_image.2")
@@ -271,16 +274,16 @@ def test_acceptance_d_at_8_voxels_it_trains_as_variant_k_with_these_networks(mon
     k = GANomaly(variant="K", critic="wgan-gp", latent_dim=6, features=8, unit_code=True)
     k.trunk, k.critic_head, k.decoder = Trunk(), theirs.critic_head, Decoder()
     k.encoder = k.reencoder = nn.Sequential(k.trunk, theirs.encoder_head)
-    optimizers = ours.optimizers()
+    stage = next(ours.stages())
     its = {
         "generator": torch.optim.Adam([*k.encoder.parameters(), *k.decoder.parameters()], lr=2e-3, betas=(0.5, 0.99)),
         "critic": torch.optim.Adam([*k.trunk.parameters(), *k.critic_head.parameters()], lr=2e-3, betas=(0.5, 0.99)),
     }
-    start = copy.deepcopy(ours.state_dict())
+    start, its = copy.deepcopy(ours.state_dict()), Stage("K", its)
     for step in range(3):
         patches = noise(8, size=8, seed=step)
         torch.manual_seed(step)
-        losses = ours.training_step(patches, optimizers)
+        losses = ours.training_step(patches, stage)
         torch.manual_seed(step)
         for name, loss in k.training_step(patches, its).items():
             torch.testing.assert_close(losses[name], loss, rtol=1e-4, atol=1e-5)

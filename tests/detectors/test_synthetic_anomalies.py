@@ -140,9 +140,9 @@ def test_validation_draws_the_same_anomalies_and_leaves_the_random_numbers_alone
 
 def test_a_step_lowers_the_loss_of_its_batch():
     detector, batch = make(jitter=0.1), textured(32)
-    optimizers = detector.optimizers()
+    stage = next(detector.stages())
     before = float(detector.eval().validation_loss(batch))
-    losses = [detector.train().training_step(batch, optimizers)["segmentation"] for _ in range(10)]
+    losses = [detector.train().training_step(batch, stage)["segmentation"] for _ in range(10)]
     assert not any(loss.requires_grad for loss in losses)
     assert float(detector.eval().validation_loss(batch)) < before
 
@@ -164,7 +164,7 @@ def test_training_in_bfloat16_shows_the_same_patches(monkeypatch):
         monkeypatch.setattr(detector, "with_anomalies", lambda normal, draw=draw: seen.append(draw(normal)) or seen[-1])
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            detector.training_step(textured(size=64), detector.optimizers())
+            detector.training_step(textured(size=64), next(detector.stages()))
     (patches, target), (others, classes) = seen
     assert torch.equal(patches, others) and torch.equal(target, classes)
 

@@ -204,7 +204,7 @@ def test_the_network_can_be_trained_after_it_has_scored(spatial_dims):
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     PatchScoreInferer(PatchSpec(16, spatial_dims, stride=8))(made_volume((16, 17, 18)), detector.eval())
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
-    detector.train().training_step(torch.rand(2, 2, *[16] * spatial_dims), detector.optimizers())
+    detector.train().training_step(torch.rand(2, 2, *[16] * spatial_dims), next(detector.stages()))
 
 
 def test_bfloat16_is_close_and_only_when_asked_for():

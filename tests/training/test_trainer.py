@@ -295,26 +295,25 @@ def test_a_plateau_reloads_the_best_epoch_and_grows_and_at_the_last_size_it_ends
     # 8 voxels: best in epoch 2, plateau of 2; fade in 5 and (at its end settled) 6; best in epoch 7, plateau of 2
     losses = [5, 3, 4, 4, 0.1, 2, 1, 2, 2]
     detector, recorder = growing(losses), Recorder()
-    grew_from = []
-    grow = detector.grow
+    grew_from, stages, optimizers = [], detector.stages, []
 
     def watched():
-        grew_from.append({k: v.clone() for k, v in detector.state_dict().items()})
-        return grow()
+        for stage in stages():
+            optimizers.append(stage.optimizers["generator"])
+            yield stage
+            grew_from.append({k: v.clone() for k, v in detector.state_dict().items()})
 
-    detector.grow = watched
+    detector.stages = watched
     run = trainer(max_epochs=50, patience=2, detector=detector, recorder=recorder)
-    first_optimizers = dict(run.optimizers)
     run.run()
     assert [(stage, alpha) for stage, alpha, _ in detector.calls] == [(0, 1.0)] * 4 + [(1, 0.5)] + [(1, 1.0)] * 4
     assert recorder.losses == pytest.approx(losses)
-    assert len(grew_from) == 2  # the second time it could not, and training ended
+    assert len(grew_from) == 2  # the second time there was no more, and training ended
     assert unequal(grew_from[0], recorder.weights[2]) == []
     assert unequal(grew_from[1], recorder.weights[7]) == []  # not epoch 5, in mid-fade, though its loss was lower
-    assert run.optimizers["generator"] is not first_optimizers["generator"]
     assert unequal(load_checkpoint(run.model_file), recorder.weights[7]) == []
-    steps = {float(state["step"]) for state in run.optimizers["generator"].state.values()}
-    assert max(steps) == 5 * 3  # fresh states: five epochs of three batches
+    steps = [max(float(state["step"]) for state in optimizer.state.values()) for optimizer in optimizers]
+    assert steps == [4 * 3, 5 * 3]  # fresh states at each size: four and five epochs of three batches
 
 
 def test_max_epochs_counts_at_each_size_from_the_end_of_the_fade(trainer):
@@ -379,16 +378,13 @@ class Fitted(Detector):
         super().__init__()
         self.mean, self.n = torch.nn.Buffer(torch.zeros(())), 0
 
-    def optimizers(self):
-        return {}
-
     def fit_statistics(self, batches):
         patches = torch.cat(list(batches))
         self.mean.copy_(patches.mean())
         self.n = len(patches)
 
 
-def test_a_detector_without_optimisers_is_only_fitted(trainer):
+def test_a_detector_without_stages_is_only_fitted(trainer):
     run = trainer(detector=Fitted())
     run.run()
     assert run.state.epoch == 0 and run.detector.n == 24
@@ -403,7 +399,7 @@ def test_learning_rates_fall_to_zero_over_the_second_half(trainer, crash):
     class Rates(Recorder):
         def epoch(self, engine):
             super().epoch(engine)
-            seen.append([optimizer.param_groups[0]["lr"] for optimizer in engine.optimizers.values()])
+            seen.append([optimizer.param_groups[0]["lr"] for optimizer in engine.stage.optimizers.values()])
 
     run = trainer(max_epochs=5, decay=True, recorder=Rates(crash or (0, 0)))
     if crash:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medanomaly.detectors.losses import critic_loss_bce, critic_loss_wgan_gp
+from medanomaly.networks.losses import critic_loss_bce, critic_loss_wgan_gp
 
 
 def real_and_fake(shape, seed=0):

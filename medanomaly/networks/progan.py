@@ -10,7 +10,7 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medanomaly.detectors.blocks import FlattenChannelsLast, UnflattenChannelsLast, UnitRMS
+from medanomaly.networks.layers import FlattenChannelsLast, UnflattenChannelsLast, UnitRMS
 
 
 class Generator(nn.Module):

@@ -1,4 +1,4 @@
-"""Losses that several detectors share."""
+"""Losses of discriminators and critics."""
 
 from __future__ import annotations
 

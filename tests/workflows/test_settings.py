@@ -10,7 +10,7 @@ import pytest
 from monai.bundle.workflows import ConfigWorkflow
 
 from medanomaly.errors import ConfigError
-from medanomaly.experiments.bundles import copy_bundle, run_bundle
+from medanomaly.workflows.bundles import copy_bundle, run_bundle
 
 KINDS = ("train", "inference", "evaluate")
 

@@ -43,7 +43,7 @@ def apply_settings(settings: Mapping[str, Any], configs: Sequence[dict[str, Any]
             present = _inside(holder, name)
             if isinstance(present, dict) and "_target_" in json.dumps(present, default=str):
                 names = ", ".join(f"{key}#{part}" for part in _names(present))
-                raise ConfigError(f"{key} of {where} is no single value: set one of {names}.")
+                raise ConfigError(f"{key} of {where} is not a single value: set one of {names}.")
             holder[name] = value
 
 
@@ -77,6 +77,24 @@ def check_value(key: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             check_value(key, item)
+
+
+def device_setting(device: str | None) -> dict[str, Any]:
+    """The setting ``device``, if a device is named and this machine has it.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if device is None:
+        return {}
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here ({reason}): use cpu, or cuda with a GPU.") from error
+    return {"device": torch.device(device)}
 
 
 def _place(config: Any, parts: Sequence[str]) -> tuple[Any, Any] | None:

@@ -1,0 +1,188 @@
+"""Bundles as the workflows use them: found by name, copied into a run folder with their settings, and run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import medanomaly
+from medanomaly.data.writing import require_folder, written_whole
+from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
+from medanomaly.workflows.compose import config_text, describe_tensors, merge
+from medanomaly.workflows.settings import apply_settings, check_value
+
+if TYPE_CHECKING:
+    from monai.bundle.workflows import ConfigWorkflow
+
+CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
+# config file -> what it must call, so that no model, scan or cohort is taken for another
+CHECKS = {"train": "begin_training", "inference": "begin_scores", "evaluate": "check_scores"}
+COMMON_README = "[What all bundles share]"  # a README that ends with this link is completed when it is copied
+
+
+def find_bundle(name: str | Path) -> Path:
+    """The folder of a bundle: a path to one, or the name of one that comes with the package.
+
+    Raises:
+        InputError: if there is none; the message lists those that there are.
+    """
+    for place in (Path(name), _bundles() / name):
+        if (place / "configs" / "metadata.json").exists():
+            return place.resolve()
+    known = sorted(file.parents[1].name for file in _bundles().glob("*/configs/metadata.json"))
+    raise InputError(
+        f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: {', '.join(known)}."
+    )
+
+
+def find_chain(name: str | Path) -> Path:
+    """The overlay that makes a bundle one for another kind of image: a path to a JSON file, or a name in common/chains.
+
+    Raises:
+        InputError: if there is none; the message lists those that there are.
+    """
+    folder = _bundles() / "common" / "chains"
+    for place in (Path(name), folder / f"{name}.json"):
+        if place.is_file():
+            return place.resolve()
+    known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
+    raise InputError(
+        f"{name} is not a chain (a JSON file, see bundles/common/chains); those that come with it: {known}."
+    )
+
+
+def _bundles() -> Path:
+    """The bundles that come with the package: in a wheel, or beside it in a checkout."""
+    package = Path(medanomaly.__file__).parent
+    return next((place for place in (package / "bundles", package.parent / "bundles") if place.is_dir()), package)
+
+
+def copy_bundle(
+    name: str | Path, output: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None
+) -> Path:
+    """Make ``output`` a bundle of its own: the configs with ``settings`` written into them, the docs and the licence.
+
+    The copy runs with ``python -m monai.bundle run`` alone, and scoring cannot use other settings than training did.
+
+    Args:
+        name: see :func:`find_bundle`.
+        output: the new folder.
+        settings: values, as :func:`~medanomaly.workflows.settings.apply_settings` takes them.
+        chain: see :func:`find_chain`; brain MRI, as the bundles come, if not given. Like a bundle, it is a program.
+
+    Raises:
+        ConfigError: for a setting that no config has a place for, or that is not a value.
+        InputError: if ``output`` is a file or holds something that is not a bundle.
+    """
+    require_folder(output)
+    source, output = find_bundle(name), Path(output).resolve()
+    if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
+        raise InputError(f"{output} is not empty and is not a bundle: give a new folder.")
+    configs = {path.stem: json.loads(path.read_text()) for path in sorted((source / "configs").glob("*.json"))}
+    if chain is not None:
+        overlay = json.loads(find_chain(chain).read_text())
+        texts = overlay.pop("metadata", {})
+        configs = {key: merge(config, texts if key == "metadata" else overlay) for key, config in configs.items()}
+    written = json.loads(json.dumps(dict(settings), default=os.fspath))  # as the configs will give them back
+    programs = [config for key, config in configs.items() if key != "metadata"]
+    apply_settings(written, programs, source.name)
+    check_value("bundle_root", str(output))
+    for config in programs:
+        config["bundle_root"] = str(output)
+    describe_tensors(configs["metadata"], configs["inference"])
+    for key, config in configs.items():
+        with written_whole(output / "configs" / f"{key}.json") as temporary:
+            temporary.write_text(config_text(config), encoding="utf-8")
+    _copy_texts(source, output)
+    return output
+
+
+def _copy_texts(source: Path, output: Path) -> None:
+    """The licence, how to log, and the README: a bundle's own, then what is common to all."""
+    common = _bundles() / "common"
+    for file in ("LICENSE", "configs/logging.conf"):
+        shutil.copy(next(p for p in (source / file, common / Path(file).name) if p.exists()), output / file)
+    if (source / "docs").is_dir():
+        shutil.copytree(source / "docs", output / "docs", dirs_exist_ok=True)
+    readme = output / "docs" / "README.md"
+    if readme.exists():
+        own, pointer, _ = readme.read_text(encoding="utf-8").partition(COMMON_README)
+        if pointer:
+            readme.write_text(own + (common / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def run_bundle(root: Path, config: str, **settings: Any) -> None:
+    """Run ``configs/<config>.json`` of a bundle, as ``python -m monai.bundle run`` does.
+
+    A bundle is a program: run one from somebody else only if you would run their code.
+
+    Args:
+        root: folder of the bundle.
+        config: train, inference or evaluate.
+        settings: see :func:`open_bundle`.
+
+    Raises:
+        MedanomalyError: what a person needs to know, out of MONAI's chain of errors.
+        ConfigError: any other failure of a config, in one line that names the file.
+    """
+    with open_bundle(root, config, **settings) as workflow:
+        workflow.run()
+        workflow.finalize()
+
+
+@contextmanager
+def open_bundle(root: Path, config: str, **settings: Any) -> Iterator[ConfigWorkflow]:
+    """A bundle's workflow, initialised (with what its config checks then); errors within are as of :func:`run_bundle`.
+
+    Args:
+        root, config: see :func:`run_bundle`.
+        settings: values in place of those in the config. Cases are given as a tuple, files as ``Path`` and a device as
+            ``torch.device``, which MONAI's parser takes as they are: a file name may look like an expression.
+    """
+    from monai.bundle.workflows import ConfigWorkflow
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it would tell which logging file it read
+    file = root / "configs" / f"{config}.json"
+    content = read_settings(root, config)
+    if CHECKS[config] not in json.dumps(content):
+        raise ConfigError(
+            f"{file} does not call medanomaly.data.{CHECKS[config]} (it is of an older version): train a new model, or "
+            f"add what the lists 'initialize' and 'run' call of medanomaly.data in the {config}.json of this version."
+        )
+    apply_settings(settings, [content], str(file))  # of a copy: the parser does the same, without the checks
+    check_value("bundle_root", str(root))
+    try:
+        workflow = ConfigWorkflow(str(file), workflow_type=CONFIGS[config], bundle_root=str(root), **settings)
+        workflow.initialize()
+        yield workflow
+    except MedanomalyError:
+        raise
+    except Exception as error:
+        message = plain_message(error)
+        if message is not None:
+            raise ConfigError(message) from error
+        raise ConfigError(f"{file} failed: {_chain(error)}") from error
+
+
+def _chain(error: BaseException | None) -> str:
+    """First lines of an error and its causes, the innermost first."""
+    lines: list[str] = []
+    while error is not None:
+        first = (str(error).strip().splitlines() or [""])[0]
+        lines.insert(0, f"{type(error).__name__}: {first}")
+        error = error.__cause__
+    return "; in ".join(lines[:3])
+
+
+def read_settings(root: Path, config: str) -> dict[str, Any]:
+    """The top level of a bundle's config, as it is written (references unresolved)."""
+    file = root / "configs" / f"{config}.json"
+    if not file.exists():
+        raise InputError(f"{root} has no configs/{config}.json: give the folder of a trained model.")
+    return dict(json.loads(file.read_text()))
