@@ -85,9 +85,9 @@ def run(settings: Run) -> Section:
                 f"{setting.cases} and {setting.held_out} held out",
                 number(4 * cohort.side**3 * (setting.cases + setting.held_out) / GIGABYTE),
                 number(max(each["peak"] for each in found) / GIGABYTE) if found[0]["peak"] else "not known",
-                number(seconds[name]),
+                f"{number(seconds[name])} ({_range(found, 'wall')})",
                 number(seconds[name] / seconds["few"]),
-                number(work[name]),
+                f"{number(work[name])} ({_range(found, 'cpu')})",
                 number(work[name] / work["few"]),
                 number(first),
             )
@@ -109,7 +109,9 @@ def run(settings: Run) -> Section:
         f"DetectorTrainer with the defaults of PatchSampler. Medians over the epochs of {rounds} processes each, in "
         "turns, without the first epoch, in which all cases are read, checked and prepared. The peak is that of the "
         "resident set of the whole process, libraries and touched pages of mapped files included; the page cache is "
-        "warm. CPU seconds are those of all threads, which other work on the machine changes little."
+        "warm. In brackets, the fastest and the slowest epoch. CPU seconds are those of all threads; with one thread "
+        "(OMP_NUM_THREADS=1) other work on the machine changes them little, with several they hold the waiting of one "
+        "for another."
     )
     section.tables.append(Table("(m) Training on a cohort larger than memory", columns, rows, note))
     section.gates = gates(cohort, seconds, work, [each["peak"] for each in measured["many"]])
@@ -213,6 +215,11 @@ def measure(folder: Path, setting: Setting, device: torch.device) -> dict[str, A
 
 def _median(found: Sequence[Mapping[str, Any]], what: str) -> float:
     return median(value for each in found for value in each[what])
+
+
+def _range(found: Sequence[Mapping[str, Any]], what: str) -> str:
+    values = [value for each in found for value in each[what]]
+    return f"{number(min(values))} to {number(max(values))}"
 
 
 def _in_a_process(folder: Path, setting: Setting, device: torch.device) -> dict[str, Any]:
