@@ -1,4 +1,4 @@
-"""Principal components: what the directions in which normal patches differ most cannot draw again is abnormal.
+"""Principal components: what the directions in which normal patches differ most cannot reconstruct is abnormal.
 
 The best linear reconstruction (Pearson, Philosophical Magazine 2:559, 1901; Jolliffe, Principal Component Analysis,
 2002); its squared error as a test of what is abnormal is the Q of Jackson & Mudholkar, Technometrics 21:341, 1979. A
@@ -65,7 +65,7 @@ class PCA(Detector):
         self.components.zero_()[:n] = torch.as_tensor(pca.components_)
 
     def reconstruct(self, patches: Tensor) -> Tensor:
-        """The nearest patches that the components can draw: (B, C, H, W[, D]), like ``patches``."""
+        """The nearest patches that the components can make: (B, C, H, W[, D]), like ``patches``."""
         return (patches - self._residual(patches)).float()
 
     def score(self, patches: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ COMMON = {
 }
 SVM_BOOTS = sum(BOOTS[part] for part in ("training", "validation", "threshold"))
 # In the table: bundle, and what differs from its own settings. Those of the GANs were chosen on a split of its own, see
-# docs/reproduction.md: codes have unit size, as boots differ in how much leather there is, and that is no sign.
+# docs/reproduction.md: codes have unit size, as boots differ in how much leather there is, which is not abnormal.
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "pca": ("pca", {"n_components": 50}),
     "one-class-svm": ("one_class_svm", {"max_samples": SVM_BOOTS}),
@@ -89,7 +89,7 @@ def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
     """The images of the run's split; ``part`` says of each one what it is for. ``folder`` is not used.
 
     Raises:
-        InputError: if a file of the data is missing, is none of IDX, or holds too few images.
+        InputError: if a file of the data is missing, is not an IDX file, or holds too few images.
     """
     parts = split(*read_fashion_mnist(data_root), run.seed)
     is_svm = run.bundle == "one_class_svm"
