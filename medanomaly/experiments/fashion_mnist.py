@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from medanomaly.data.fashion_mnist import read_fashion_mnist
-from medanomaly.experiments.fashion_measures import leaderboard, measure, pictures
+from medanomaly.experiments.fashion_measures import Scores, leaderboard, measure, pictures
 from medanomaly.experiments.fashion_split import ANOMALIES, BOOTS, SIDE, split
 from medanomaly.workflows.benchmark import Experiment, Run
 from medanomaly.workflows.scorers import Cohort, Scorer
@@ -114,10 +114,13 @@ def _cases(part: str, images: Tensor) -> list[dict[str, Any]]:
 
 def measure_run(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
     """For each class of anomalies, what :func:`measure` returns."""
-    scores: dict[str, list[float]] = {}
+    images: dict[str, list[Tensor]] = {}
     for case in (*cohort.tuning, *cohort.test):
-        scores.setdefault(case["part"], []).append(float(scorer.heatmap(case).mean()))
-    of = {part: np.array(values) for part, values in scores.items()}
+        images.setdefault(case["part"], []).append(case["image"])
+    of: dict[str, Scores] = {}
+    for part, slices in images.items():  # as the slices of one volume: an image is one patch, whatever is beside it
+        volume = torch.cat(slices, dim=-1)[None]
+        of[part] = np.asarray(scorer.score(volume, mask=torch.ones_like(volume))[0, 0].mean(dim=(0, 1)).double())
     has_boundary = run.bundle == "one_class_svm"
     return {
         name: measure(of["threshold"], of[f"{name} for threshold"], of["test"], of[name], has_boundary)
