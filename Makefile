@@ -42,7 +42,7 @@ bench: .venv/.dev
 	$(BIN)/python -m benchmarks
 
 bundles: .venv/.package
-	$(BIN)/python -c 'from pathlib import Path; from medanomaly.workflows.compose import write_configs; write_configs(Path("bundles"))'
+	$(BIN)/medanomaly compose $(dir $(wildcard bundles/*/model.json))
 
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

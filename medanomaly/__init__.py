@@ -18,6 +18,7 @@ _SUBPACKAGES = (
     "errors",
     "evaluation",
     "experiments",
+    "networks",
     "patches",
     "preprocessing",
     "report",

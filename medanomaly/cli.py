@@ -162,13 +162,27 @@ def evaluate(
 
 @app.command()
 def benchmark(
-    name: Annotated[str, typer.Argument(help="fashion-mnist, toy-lesions or white-matter.")],
+    name: Annotated[str, typer.Argument(help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter.")],
+    datalist: Annotated[
+        Path | None, typer.Option(help="Of cohort, and of white-matter: JSON with 'training' and 'test'.")
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Of cohort: a public dataset, such as open_ms, in place of a datalist.")
+    ] = None,
     detectors: Annotated[str | None, typer.Option(help="Names, comma between; all of them if not given.")] = None,
     seeds: Annotated[str, typer.Option(help="Whole numbers, comma between; a training for each.")] = "0,1,2",
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the benchmark's data.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the benchmark's data; what relative paths in --datalist start from.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results; what is there is not run again.")] = Path(
         "results"
     ),
+    chain: Annotated[
+        str | None, typer.Option(help="Of cohort: how to prepare, brain_mri (if not given) or radiograph.")
+    ] = None,
+    brain: Annotated[
+        str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")
+    ] = None,
     reduced: Annotated[
         bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")
     ] = False,
@@ -177,20 +191,49 @@ def benchmark(
         typer.Option("--set", metavar="KEY=VALUE", help="Of the runs, such as test_patient=patient31; repeatable."),
     ] = None,
 ) -> None:
-    """Train and test detectors on an experiment of a paper: a leaderboard, pictures, and a file for each run."""
+    """Train and test detectors: a leaderboard, pictures, and a file for each run."""
+    from medanomaly import workflows
     from medanomaly.errors import InputError
+    from medanomaly.experiments import find_experiment
+    from medanomaly.workflows.benchmark import run_benchmark
 
     try:
         numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
     except ValueError:
         raise InputError(f"--seeds {seeds!r} is not a list of whole numbers: write --seeds 0,1,2.") from None
     names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
-    from medanomaly.experiments.benchmark import run_benchmark
-
-    folder = run_benchmark(name, names, numbers, data_root, output, reduced, _settings(setting))
+    if name == "cohort":
+        workflows.benchmark(
+            datalist,
+            names,
+            numbers,
+            output,
+            manifest=manifest,
+            data_root=data_root,
+            chain=chain,
+            region=brain,
+            settings=_settings(setting),
+            reduced=reduced,
+        )
+    else:
+        run_benchmark(find_experiment(name, datalist), names, numbers, data_root, output, reduced, _settings(setting))
+    named = Path(manifest).stem if manifest else name
+    folder = output / (f"{named}-reduced" if reduced else named)
     print(
         f"\nResults are in {folder}: leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run."
     )
+
+
+@app.command()
+def compose(
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles, each with a model.json.")],
+) -> None:
+    """Write the configs of a detector of your own: what all bundles share, and its model.json."""
+    from medanomaly.workflows.compose import write_configs
+
+    for bundle in bundles:
+        write_configs(bundle)
+        print(f"{bundle}/configs is written: medanomaly train --bundle {bundle} ...")
 
 
 def main() -> None:

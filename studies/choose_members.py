@@ -20,13 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
-from medanomaly.detectors import Fusion, IntensityBaseline
+from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
-from medanomaly.experiments import white_matter
-from medanomaly.experiments.benchmark import Run
-from medanomaly.experiments.voxel_detectors import COMMON, SETTINGS
-from medanomaly.patches import PatchScoreInferer, PatchSpec
-from medanomaly.preprocessing import brain_mri, user_cache
+from medanomaly.experiments.voxel_detectors import TRAINED
+from medanomaly.experiments.white_matter import SPACING, white_matter
+from medanomaly.patches.layout import plain
+from medanomaly.workflows.scorers import Scorer, train_scorer
 
 CANDIDATES: list[dict[str, Any]] = [
     {"detector": "denoising_autoencoder", "channels": [0]},
@@ -45,32 +44,30 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, default=Path("runs/choose_members"), help="for the training")
     given = arguments.parse_args()
 
-    channels = white_matter.ALL_CHANNELS
-    prepare = brain_mri(len(channels), white_matter.SPACING, "nonzero", cache_dir=user_cache())
-    patient = white_matter.Patient(white_matter.TRAINING_PATIENT, given.data_root, prepare, len(channels))
-    settings = {"channels": channels, "planes": white_matter.PLANES, **COMMON, **SETTINGS["fusion"]}
-    settings |= {"max_epochs": given.epochs, "arguments": {"members": CANDIDATES}}
-    run, held_out = Run("fusion", "both", 0, settings), white_matter.held_out_slices(patient.brain)
-    fusion = white_matter.train(run, patient, held_out, given.folder)
-    assert isinstance(fusion, Fusion)
+    experiment = white_matter()
+    (run, *_) = experiment.runs(["fusion"], [0], False)
+    cohort = experiment.cohort(run, given.data_root, given.folder)
+    settings = {**run.settings, **TRAINED["fusion"][1], "members": CANDIDATES, "max_epochs": given.epochs}
+    settings |= {"patience": given.epochs}
+    scorer = train_scorer("fusion", cohort, given.folder / f"{given.epochs}epochs" / "model", 0, settings, {})
 
+    assert scorer.preprocessing is not None
+    case: Any = scorer.preprocessing(dict(cohort.training[0]))
+    image, region, lesions = (plain(case[key]).numpy() for key in ("image", "region", "label"))
+    brain, lesion = region[0] > 0, lesions[0] > 0
     factory = LesionFactory(shapes_from_masks(sorted((given.data_root / "lesion_masks").glob("*.nii*"))), LESIONS)
-    normal = patient.brain & ~patient.lesions
-    made = [
-        factory(patient.image.numpy(), patient.brain, white_matter.SPACING, np.random.default_rng(n), patient.lesions)
-        for n in range(SEED, SEED + VOLUMES)
-    ]
-    inferer = PatchScoreInferer(PatchSpec(settings["patch_size"], planes=settings["planes"], stride=settings["stride"]))
+    normal = brain & ~lesion
+    made = [factory(image, brain, SPACING, np.random.default_rng(n), lesion)[:2] for n in range(SEED, SEED + VOLUMES)]
     names = [f"{member['detector']} {member.get('channels', 'all')}" for member in CANDIDATES]
     maps: dict[str, list[list[NDArray[np.float32]]]] = {}  # of each candidate, by sign, of each volume
     for number, name in enumerate(names):
-        fusion.weights = [float(number == n) for n in range(len(names))]
+        scorer.network.weights = [float(number == n) for n in range(len(names))]
         maps[name] = []
         for sign in ("both", "bright"):
-            fusion.set_sign(sign)
-            maps[name].append([_scores(inferer, image, patient, normal, fusion) for image, _ in made])
-    smoothed = IntensityBaseline("smoothed", spacing=white_matter.SPACING)
-    brightness = [_scores(smoothed, image, patient, normal, None) for image, _ in made]
+            scorer.network.set_sign(sign)
+            maps[name].append([_scores(scorer, volume, brain, normal) for volume, _ in made])
+    smoothed = Scorer(IntensityBaseline("smoothed", spacing=SPACING))
+    brightness = [_scores(smoothed, volume, brain, normal) for volume, _ in made]
 
     print(f"{'':70s} both signs: AUROC AP Dice | bright: AUROC AP Dice")
     labels = [where[normal] for _, where in made]
@@ -82,11 +79,10 @@ def main() -> None:
 
 
 def _scores(
-    inferer: Any, image: NDArray[Any], patient: white_matter.Patient, normal: NDArray[np.bool_], network: Any
+    scorer: Scorer, image: NDArray[Any], brain: NDArray[np.bool_], normal: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    brain = torch.from_numpy(patient.brain)[None, None]
-    heatmap = inferer(torch.from_numpy(image)[None], network, mask=brain)[0, 0]
-    return np.asarray(heatmap)[normal]
+    mask = torch.from_numpy(brain)[None, None]
+    return np.asarray(scorer.score(torch.from_numpy(image)[None], mask=mask)[0, 0])[normal]
 
 
 def _figures(scores: list[list[NDArray[np.float32]]], labels: list[NDArray[np.int8]]) -> str:

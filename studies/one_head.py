@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import Dataset
 
 from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
 from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
-from medanomaly.experiments.benchmark import make_detector, train_detector
 from medanomaly.experiments.toy_heads import MadeLesionsd, healthy_heads, prepare_heads
-from medanomaly.patches import PatchSampler, PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import plain
+from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
 
 SPACING, WHITE_MATTER, SIZE = (1.0, 1.0, 1.0), 1.0, 64  # on the scale of white matter 1, as the detector's defaults are
 HEADS, GAMMAS, DRAWS = (3, 7), (0.0, 0.2), (20, 21)
@@ -45,29 +43,26 @@ def main() -> None:
         for case in cohort["validation"]
     ]
     print(f"{'':40s} AUROC, average precision")
-    print(f"{'intensity':40s} {_figures(IntensityBaseline('plain', spacing=SPACING), made)}", flush=True)
+    print(f"{'intensity':40s} {_figures(Scorer(IntensityBaseline('plain', spacing=SPACING)), made)}", flush=True)
     for head in HEADS:
         for gamma in GAMMAS:
-            one: Any = Dataset(cohort["training"][head : head + 1], prepare_heads(SPACING, WHITE_MATTER, SIZE))
-            batches = PatchSampler(one, PatchSpec(SIZE), batch_size=16, patches_per_epoch=3200, seed=0)
-            watched = PatchSampler(one, PatchSpec(SIZE), batch_size=16, patches_per_epoch=384, flip=False, seed=1)
-            network = make_detector("synthetic-anomalies", 0, patch_size=SIZE, gamma=gamma)
-            folder = given.folder / f"head{head}_gamma{gamma}"
-            train_detector(network, batches, watched, folder, 0, given.epochs, given.epochs, decay=True, amp=False)
+            one: Any = prepare_heads(SPACING, WHITE_MATTER, SIZE)(cohort["training"][head])
+            settings = {"gamma": gamma, "patch_size": SIZE, "stride": SIZE // 2, "batch_size": 16, "decay": True}
+            settings |= {"patches_per_epoch": 3200, "max_epochs": given.epochs, "patience": given.epochs}
+            folder = given.folder / f"head{head}_gamma{gamma}_{given.epochs}epochs"
+            heads = Cohort([one], [], [], chain=None)
+            scorer = train_scorer("synthetic_anomalies", heads, folder, 0, settings, {})
             name = f"trained on {cohort['training'][head]['case']}, gamma {gamma}"
-            print(
-                f"{name:40s} {_figures(PatchScoreInferer(PatchSpec(SIZE, stride=SIZE // 2)), made, network=network)}",
-                flush=True,
-            )
+            print(f"{name:40s} {_figures(scorer, made)}", flush=True)
 
 
 @torch.inference_mode()
-def _figures(score: Any, cases: list[Any], **more: Any) -> str:
+def _figures(scorer: Scorer, cases: list[Any]) -> str:
     scores, labels = [], []
     for case in cases:
         image, brain, where = (plain(case[key]) for key in ("image", "region", "label"))
         inside = brain[0] > 0
-        scores.append(score(image[None], mask=brain[None], **more)[0, 0][inside].numpy())
+        scores.append(scorer.score(image[None], mask=brain[None])[0, 0][inside].numpy())
         labels.append(where[0][inside].numpy() != 0)
     figures = voxel_metrics(np.concatenate(scores), np.concatenate(labels))
     return f"{figures['auroc']:.3f} {figures['average_precision']:.3f}"

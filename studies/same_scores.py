@@ -1,6 +1,6 @@
 """Do two checkouts of this project give the same scores, bit for bit, and learn the same weights?
 
-    python studies/same_scores.py OLD_CHECKOUT NEW_CHECKOUT
+    python -m studies.same_scores OLD_CHECKOUT NEW_CHECKOUT
 
 For every variant in the catalogue of NEW_CHECKOUT that both know, in 2-D and 3-D: a detector is made by a seed, takes
 three training steps and fits its statistics, and scores patches. Then weights (by their order, whatever their names)
@@ -68,7 +68,7 @@ def results(catalogue_of: Path) -> dict[str, tuple[list[torch.Tensor], torch.Ten
                 label = f"{entry.name} {dict(arguments)}, {spatial_dims}-D, {channels} channel(s)"
                 try:
                     found[label] = trained(entry.name, arguments, spatial_dims, channels)
-                except (ImportError, KeyError, TypeError) as error:
+                except (ImportError, KeyError, TypeError, ValueError) as error:  # MedanomalyErrors among them
                     print(f"left out {label}: {error}", file=sys.stderr)
     return found
 

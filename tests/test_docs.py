@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from typer.main import get_command
 
+from medanomaly import cli
 from medanomaly.detectors import GANomaly
 from medanomaly.evaluation import Calibration
 
@@ -75,3 +80,70 @@ def test_the_settings_are_those_of_the_default_bundle() -> None:
             assert name in defaults
             if "~" not in default:
                 assert defaults[name] == json.loads(default), name
+
+
+OWN = (ROOT / "docs/own_detector.md").read_text()
+
+
+def block(name: str) -> str:
+    """The block below the comment ``name`` in the page on a detector of one's own."""
+    (found,) = re.findall(rf"<!-- {re.escape(name)} -->\n```\w*\n(.*?)```", OWN, re.DOTALL)
+    return str(found)
+
+
+def run_commands(commands: str, monkeypatch: pytest.MonkeyPatch, *further: str) -> None:
+    """The commands of a page in this process; ``further`` arguments for the training."""
+    for line in commands.splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "medanomaly"
+        monkeypatch.setattr(sys, "argv", words + list(further if words[1] == "train" else ()))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code, line
+
+
+def test_the_page_on_a_detector_of_ones_own_shows_the_files_as_they_are() -> None:
+    shown = re.findall(r"^--8<-- \"(.*)\"$", OWN, re.MULTILINE)
+    assert shown == ["medanomaly/detectors/pca.py", "bundles/pca/model.json", "bundles/pca/docs/README.md"]
+    assert all((ROOT / file).is_file() for file in shown)
+    assert block("catalogue") in (ROOT / "tests/detectors/catalogue.py").read_text()
+    assert block("stages") in (ROOT / "medanomaly/detectors/autoencoder.py").read_text()
+    for name in re.findall(r"`(\w+)`(?:, there| in `tests/detectors/toys.py`)", OWN):
+        assert f"class {name}(" in (ROOT / "tests/detectors/toys.py").read_text()
+
+
+def test_the_commands_of_that_page_are_there() -> None:
+    commands = get_command(cli.app).commands
+    makefile = (ROOT / "Makefile").read_text()
+    for line in block("commands").splitlines() + block("commands outside").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in makefile
+        elif words[:1] == ["medanomaly"]:
+            options = {option for parameter in commands[words[1]].params for option in parameter.opts}
+            assert {word for word in words[2:] if word.startswith("--")} <= options, line
+        elif "pytest" in words:
+            assert all((ROOT / word).is_dir() for word in words if word.startswith("tests/"))
+        else:
+            assert not words or words[0] == "export", line
+
+
+def test_a_detector_outside_the_package_is_trained_and_scores(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mean_patch").mkdir()
+    for name in ("my_detector.py", "mean_patch/model.json"):
+        (tmp_path / name).write_text(block(name))
+    for path in cohort.parent.iterdir():
+        (tmp_path / path.name.replace("datalist", "cohort")).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    path, _, commands = block("commands outside").partition("\n")
+    assert path == "export PYTHONPATH=."
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run_commands(commands, monkeypatch, "--set", "patches_per_epoch=256", "--set", "spacing=[2,2,3]")
+    heatmap = np.asarray(nib.load(tmp_path / "out/test-1/test-1_heatmap.nii.gz").dataobj)
+    lesion = np.asarray(nib.load(tmp_path / "test-1/label.nii.gz").dataobj) > 0
+    assert np.median(heatmap[lesion]) > np.nanquantile(heatmap, 0.95)
+    names = [row["name"] for row in json.loads((tmp_path / "out/evaluation/metrics.json").read_text())["detectors"]]
+    assert names[0] == "intensity" and names[-1] == "mean patch"
+    sys.modules.pop("my_detector")

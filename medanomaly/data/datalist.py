@@ -233,7 +233,7 @@ def check_case_id(case: str, where: str, what_to_do: str = "choose another") -> 
     """``case``, if it can name a folder of results and nothing else: no way out of the output folder, no code.
 
     Raises:
-        InputError: if it is no word, or words with single spaces between, of letters, digits, '-', '_', '.' and '+'.
+        InputError: if it is not a word, nor words with single spaces, of letters, digits, "-", "_", "." and "+".
     """
     if not CASE_ID.fullmatch(unicodedata.normalize("NFC", case)):  # a Mac writes an accent as a character of its own
         raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
+import numpy as np
 
 from medanomaly.data.datalist import is_image_label
 from medanomaly.errors import InputError
@@ -22,7 +23,9 @@ HEADERS = (".hdr", ".img", ".mhd", ".nhdr")  # formats of several files, which s
 def case_digests(
     cases: Sequence[Mapping[str, Any]], keys: Iterable[str] = ("image",)
 ) -> dict[str, dict[str, list[str]]]:
-    """The digests of the scans (or masks) under each of ``keys``, by case id; one for each channel."""
+    """The digests of the scans (or masks) under each of ``keys``, by case id; one for each channel that is a file."""
+    if any(hasattr(case["image"], "numpy") for case in cases):  # prepared: tensors in place of paths
+        return {c["case"]: {key: [_array_digest(c[key])] for key in keys if c.get(key) is not None} for c in cases}
     paths = {case["case"]: {key: _listed(case[key]) for key in keys if _is_file(case.get(key))} for case in cases}
     every = list(dict.fromkeys(path for case in paths.values() for files in case.values() for path in files))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -51,6 +54,11 @@ def scan_digest(path: str | Path) -> str:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}): correct the path or its rights."
         ) from error
+
+
+def _array_digest(tensor: Any) -> str:
+    array = np.ascontiguousarray(tensor.numpy())
+    return hashlib.sha256(str((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
 def file_digest(path: str | Path) -> str:

@@ -16,7 +16,7 @@ def read_fashion_mnist(data_root: Path | None) -> tuple[NDArray[np.uint8], NDArr
     """Images (N, 28, 28), 0 to 255, and labels (N,) of the training part.
 
     Raises:
-        InputError: if a file is missing or is none of IDX, or they do not fit each other.
+        InputError: if a file is missing or is not an IDX file, or they do not fit each other.
     """
     files = [Path(data_root or "") / f"train-{name}-ubyte.gz" for name in ("images-idx3", "labels-idx1")]
     for file in files:

@@ -61,7 +61,7 @@ def begin_training(
     test = [] if datalist is None else read_datalist(datalist, "test", dataset_dir, required=False, skip_missing=True)
     for section, others in (("validation", validation), ("test", test)):
         for trained in [name for name in sections if name != "validation"]:
-            _check_apart(sections[trained], trained, others, section)
+            check_apart(sections[trained], trained, others, section)
     content = {"datalist": None if datalist is None else str(datalist), "version": medanomaly.__version__, **record}
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -96,14 +96,21 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         print(f"Warning: the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
 
 
-def _check_apart(
+def check_apart(
     training: Sequence[Mapping[str, Any]], trained: str, others: Sequence[Mapping[str, Any]], section: str
 ) -> None:
-    """Raise InputError if a scan, whatever it is called and in whichever channel, is in both sections."""
+    """Raise InputError if a scan, whatever it is called and in whichever channel, is in both sections.
+
+    Args:
+        training, others: the cases, with paths or prepared.
+        trained, section: what their sections are called.
+    """
     sides = (case_digests(training), case_digests(others))
     for name, other, digest in _shared(*sides):
         files = [
-            case["image"][digests[case["case"]]["image"].index(digest)]
+            f"prepared case {wanted}"
+            if hasattr(case["image"], "numpy")
+            else case["image"][digests[case["case"]]["image"].index(digest)]
             for cases, digests, wanted in ((training, sides[0], name), (others, sides[1], other))
             for case in cases
             if case["case"] == wanted

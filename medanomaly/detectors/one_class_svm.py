@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-import numpy as np
 import torch
 from sklearn.svm import OneClassSVM as ScikitOneClassSVM
 from torch import Tensor, nn
 
 from medanomaly.detectors.base import Detector
+from medanomaly.detectors.samples import first_samples
 from medanomaly.errors import ConfigError, TrainingError
 from medanomaly.networks.any_length import AnyLength
 
@@ -56,9 +56,7 @@ class OneClassSVM(AnyLength, Detector):
             raise ConfigError(f"one-class SVM: max_samples is {max_samples}: it needs at least 2 patches to fit on.")
         self.nu, self.gamma, self.max_samples = nu, gamma, max_samples
         self.distances_at_once = 2**24  # 128 MiB, whatever the batch
-        # a parameter, though nothing is learned by gradients: its device is where others look for that of a network
-        vectors = torch.zeros(0, in_channels * patch_size**spatial_dims)
-        self.support_vectors = nn.Parameter(vectors, requires_grad=False)
+        self.support_vectors = nn.Buffer(torch.zeros(0, in_channels * patch_size**spatial_dims))
         self.dual_coef = nn.Buffer(torch.zeros(0, dtype=torch.float64))
         self.fitted_gamma = nn.Buffer(torch.zeros((), dtype=torch.float64))
         self.offset = nn.Buffer(torch.zeros((), dtype=torch.float64))
@@ -70,18 +68,7 @@ class OneClassSVM(AnyLength, Detector):
         Raises:
             TrainingError: if there are no patches, all are the same, or a value is not finite.
         """
-        taken, missing = [], self.max_samples
-        for batch in batches:
-            taken.append(batch[:missing].flatten(1).cpu().numpy())
-            missing -= len(taken[-1])
-            if missing == 0:
-                break
-        samples = np.concatenate(taken).astype(np.float64) if taken else np.zeros((0, 1))
-        if not np.isfinite(samples).all():
-            raise TrainingError(
-                "one-class SVM: the training patches hold values that are not finite (NaN or infinite): check the "
-                "training scans and their preprocessing."
-            )
+        samples = first_samples(batches, self.max_samples)
         if (samples == samples[:1]).all():
             raise TrainingError(
                 f"one-class SVM: the {len(samples)} training patches do not differ, but it needs at least 2 that do: "

@@ -20,7 +20,14 @@ from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_of_cases
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_ranking
-from medanomaly.evaluation.cohort_voxels import Label, label_on_scan, measure_heatmaps, named_intervals, voxel_row
+from medanomaly.evaluation.cohort_voxels import (
+    Label,
+    label_on_scan,
+    measure_heatmaps,
+    named_intervals,
+    voxel_row,
+    voxels_at,
+)
 from medanomaly.evaluation.heatmaps import HeatmapSource
 from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import roc_curve
@@ -58,21 +65,16 @@ def evaluate_cohort(
         n_replicates, seed: of the bootstrap over cases.
 
     Returns:
-        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "cases", "case_level"},
-        ...], "n_cases", "bootstrap", "date", "version"}``. Without masks, a row has no ``voxels``, ``intervals`` and
-        ``roc``, but ``case_roc``; and ``case_level`` holds what needs no threshold where there is none.
+        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "at_threshold", "cases",
+        "case_level"}, ...], "n_cases", "bootstrap", "date", "version"}``. ``at_threshold`` is what a score leads to
+        that 0.5 % of normal voxels exceed. Without masks, a row has nothing of voxels, but ``case_roc``; and
+        ``case_level`` holds what needs no threshold where there is none.
 
     Raises:
         InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, two
             detectors have scores at different voxels of a case, or a normal case has the label 1.
     """
-    require_cases(cases)
-    unlabelled = [case["case"] for case in cases if case.get("label") is None]
-    if unlabelled:
-        raise InputError(
-            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
-            "healthy subject; or give 0 for a healthy case and 1 for another, if there are no masks."
-        )
+    require_labels(cases)
     check_healthy(normals, "validation", "the normal cases")
     labels = [int(case["label"]) if is_image_label(case["label"]) else label_on_scan(case) for case in cases]
     regions: list[tuple[str, NDArray[np.bool_]]] = []
@@ -91,6 +93,9 @@ def evaluate_cohort(
             f"{'' if has_masks else ' at a threshold'}: train the model again, or give normal cases."
         )
     for row in rows:
+        calibration = fitted[row["name"]]
+        if has_masks and calibration is not None:
+            row["at_threshold"] = voxels_at(measured[row["name"]], calibration.voxel_threshold())
         if not without or not has_masks:
             row["case_level"] = _measure_cases(
                 row["cases"], None if without else fitted[row["name"]], n_replicates, seed
@@ -107,6 +112,17 @@ def evaluate_cohort(
     }
     _write(result, Path(output_dir))
     return result
+
+
+def require_labels(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError if there is no case to evaluate, or one has no label."""
+    require_cases(cases)
+    unlabelled = [case["case"] for case in cases if case.get("label") is None]
+    if unlabelled:
+        raise InputError(
+            f"the case(s) {', '.join(unlabelled)} have no 'label': name a lesion mask, or a mask of zeros for a "
+            "healthy subject; or give 0 for a healthy case and 1 for another, if there are no masks."
+        )
 
 
 def _outside_in_words(cases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -176,7 +192,7 @@ def _write(result: dict[str, Any], output_dir: Path) -> None:
     )
     cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
     texts = {
-        "metrics.json": json.dumps(_without_nan(result), indent=1),
+        "metrics.json": json.dumps(without_nan(result), indent=1),
         "detectors.csv": detectors.to_csv(index=False),
         "cases.csv": cases[["detector", *cases.columns.drop("detector")]].to_csv(index=False),
     }
@@ -185,10 +201,10 @@ def _write(result: dict[str, Any], output_dir: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what is undefined becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

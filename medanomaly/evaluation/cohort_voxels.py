@@ -94,6 +94,20 @@ def voxel_row(name: str, found: Measured, n_replicates: int, seed: int) -> dict[
     return row
 
 
+def voxels_at(found: Measured, threshold: float) -> dict[str, float]:
+    """What calling every voxel above ``threshold`` abnormal leads to: Dice, sensitivity, false positive rate."""
+    scores, labels = np.concatenate(found.scores), np.concatenate(found.labels)
+    called = scores > threshold
+    hits, wrong = np.count_nonzero(called & labels), np.count_nonzero(called & ~labels)
+    n_lesion = np.count_nonzero(labels)
+    return {
+        "threshold": threshold,
+        "dice": 2 * hits / max(np.count_nonzero(called) + n_lesion, 1),
+        "sensitivity": hits / n_lesion if n_lesion else float("nan"),
+        "false_positive_rate": wrong / max(labels.size - n_lesion, 1),
+    }
+
+
 def named_intervals(intervals: Mapping[str, tuple[float, float] | None]) -> dict[str, dict[str, float | None]]:
     """(low, high) by name as ``{"low", "high"}``, with None for both where there is no interval."""
     return {key: dict(zip(("low", "high"), pair or (None, None), strict=True)) for key, pair in intervals.items()}

@@ -196,11 +196,15 @@ def roc_curve(scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int 
     tpr = np.concatenate(([0], tp, [counts.positives])) / counts.positives
     corner = np.append(True, (np.diff(fpr) > 0) | (np.diff(tpr) > 0))
     fpr, tpr = fpr[corner], tpr[corner]
-    if fpr.size > n_points:
-        length = fpr + tpr
-        at = np.linspace(0, 2, n_points)
-        fpr, tpr = np.interp(at, length, fpr), np.interp(at, length, tpr)
-    return fpr, tpr
+    return thinned(fpr, tpr, n_points)
+
+
+def thinned(fpr: Scores, tpr: Scores, n_points: int) -> tuple[Scores, Scores]:
+    """A curve of at most ``n_points``: one with more is sampled evenly along its length, its ends included."""
+    if fpr.size <= n_points:
+        return fpr, tpr
+    length, at = fpr + tpr, np.linspace(0, 2, n_points)
+    return np.interp(at, length, fpr), np.interp(at, length, tpr)
 
 
 class InRegionVoxelMetric(CumulativeIterationMetric):

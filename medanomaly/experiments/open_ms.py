@@ -1,81 +1,66 @@
-"""The patients of the Open MS data (Lesjak et al. 2017) that the white-matter experiment trains on and tests on."""
+"""The patients of the Open MS data (Lesjak et al. 2017) as the white-matter experiment takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
-import torch
-from monai.transforms import Compose
-from numpy.typing import NDArray
-from torch import Tensor
 
+from medanomaly.data import written_whole
 from medanomaly.errors import InputError
-from medanomaly.patches.layout import plain
+from medanomaly.evaluation import bootstrap_over_cases
+from medanomaly.evaluation.cohort_voxels import label_on_scan
+from medanomaly.workflows.scorers import Scorer
 
-ALL_CHANNELS = ["FLAIR", "T1", "T2"]
-TRAINING_PATIENT, TEST_PATIENT = "patient07", "patient26"
-HELD_OUT_SHARE = 0.2  # of the training patient's brain, as of the paper's patches
-
-Mask = NDArray[np.bool_]
-Score = Callable[..., Tensor]  # score(volume, mask=brain), each (1, C, H, W, D)
+CHANNELS = ("FLAIR", "T1", "T2")
+REPLICATES = 200
 
 
-class Patient:
-    """A patient in RAS: ``image`` (C, H, W, D), the first of its ``channels``; ``brain`` and ``lesions`` (H, W, D).
+def two_patients(data_root: Path, training: str, test: str) -> dict[str, list[dict[str, Any]]]:
+    """One patient to train on and one to test on, with all channels: the sections of a datalist.
 
-    All channels are read, whatever the detector sees: the brain is where any of them is not 0, and every row of a table
-    is to be measured on the same voxels.
+    Raises:
+        InputError: if a scan is missing.
     """
-
-    def __init__(self, name: str, data_root: Path | None, prepare: Compose, n_channels: int) -> None:
-        self.scans = [_file(data_root, name, channel) for channel in ALL_CHANNELS]
-        self.label = _file(data_root, name, "lesions")
-        self.case = prepare({"case": name, "image": self.scans, "label": self.label})
-        self.channels, brain, label = (plain(self.case[key]) for key in ("image", "region", "label"))
-        self.image = self.channels[:n_channels]
-        self.brain: Mask = brain[0].numpy() > 0
-        self.lesions: Mask = (label[0].numpy() > 0) & self.brain
-
-    def part(self, slices: Mask) -> dict[str, Any]:
-        """The case as patches are drawn from it, with the brain of some axial slices (D,) alone."""
-        brain, label = (torch.from_numpy(mask[None]) for mask in (self.brain & slices, self.lesions))
-        return {"case": self.case["case"], "image": self.image, "region": brain, "label": label}
-
-    @property
-    def normal(self) -> Mask:
-        """The brain without its lesions, (H, W, D)."""
-        return self.brain & ~self.lesions
-
-    def heatmap(self, score: Score) -> NDArray[np.float32]:
-        """Scores (H, W, D), NaN where no patch lies."""
-        return np.asarray(score(self.image[None], mask=torch.from_numpy(self.brain)[None, None])[0, 0])
+    return {"training": [_patient(data_root, training)], "validation": [], "test": [_patient(data_root, test)]}
 
 
-def _file(data_root: Path | None, patient: str, kind: str) -> str:
-    file = Path(data_root or "") / patient / f"{kind}.nii.gz"
-    if data_root is None or not file.exists():
-        raise InputError(
-            f"there is no {file}: set --data-root to the folder of the patients of the Open MS data, {patient} among "
-            "them (see data_manifests/open_ms.json)."
-        )
+def _patient(data_root: Path, name: str) -> dict[str, Any]:
+    files = [data_root / name / f"{kind}.nii.gz" for kind in (*CHANNELS, "lesions")]
+    for file in files:
+        if not file.exists():
+            raise InputError(
+                f"there is no {file}: set --data-root to the folder of the patients of the Open MS data, {name} among "
+                "them (see data_manifests/open_ms.json)."
+            )
+    return {"case": name, "image": [str(file) for file in files[:-1]], "label": str(files[-1])}
+
+
+def region_of_all_channels(case: Mapping[str, Any], folder: Path) -> str:
+    """A mask file in ``folder`` of where any channel of a brain-extracted case is not 0.
+
+    Detectors that see other channels are then measured on the same voxels.
+    """
+    file = folder / "regions" / f"{case['case']}.nii.gz"
+    if not file.exists():
+        images: list[Any] = [nib.load(path) for path in case["image"]]
+        mask = np.any([np.nan_to_num(np.asarray(image.dataobj)) != 0 for image in images], axis=0)
+        with written_whole(file) as temporary:
+            nib.save(nib.Nifti1Image(mask.astype(np.uint8), images[0].affine), temporary)  # type: ignore[no-untyped-call]
     return str(file)
 
 
-def held_out_slices(brain: Mask) -> Mask:
-    """Which axial slices (D,) of a brain (H, W, D) are held out: the uppermost, which hold a fifth of its voxels.
+def by_slice(scorer: Scorer, case: Mapping[str, Any]) -> dict[str, Any]:
+    """95 % intervals of AUROC and average precision by a bootstrap over the axial slices of one patient.
 
-    Both parts are cut there, so no patch of one holds a voxel of the other.
+    Neighbouring slices are alike, so they are too narrow, and they say nothing of other patients.
     """
-    below = np.cumsum(brain.sum(axis=(0, 1))) / brain.sum()
-    return np.asarray((below > 1 - HELD_OUT_SHARE) & brain.any(axis=(0, 1)))
-
-
-def cut(part: dict[str, Any], slices: Mask) -> dict[str, Any]:
-    """A case without the axial slices outside the range of ``slices``: coronal and sagittal patches end there, too."""
-    first, last = np.flatnonzero(slices & part["region"][0].any(dim=0).any(dim=0).numpy())[[0, -1]]
-    return {
-        key: value[..., first : last + 1] if isinstance(value, torch.Tensor) else value for key, value in part.items()
-    }
+    heatmap, label = scorer.heatmap(case), label_on_scan(case)
+    inside = np.isfinite(heatmap)
+    slices = [z for z in range(heatmap.shape[2]) if inside[..., z].any()]
+    scores, lesions = ([v[..., z][inside[..., z]] for z in slices] for v in (heatmap, label))
+    found = bootstrap_over_cases(scores, lesions, REPLICATES)
+    return {"intervals_over_slices": {key: list(found[key] or ()) for key in ("auroc", "average_precision")}}

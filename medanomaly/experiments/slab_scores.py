@@ -9,7 +9,7 @@ from medanomaly.detectors import Detector
 from medanomaly.errors import TrainingError
 from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.patches.grid import PatchGrid, slice_axis_first
-from medanomaly.patches.layout import channels_last, prepare_network
+from medanomaly.patches.layout import channels_last, device_of, prepare_network
 
 
 class SlabScores:
@@ -18,10 +18,10 @@ class SlabScores:
     A patch that no changed voxel lies in keeps its scores: of patches of 16 voxels and a disk of 35 mm, nine in ten do.
 
     Args:
-        volume: (C, H, W, D) in RAS; H and W are at least ``patch_size``.
+        volume: (C, H, W, D) in RAS; H and W are at least those of a patch.
         brain: (H, W, D); the patches that touch it are scored.
         network: a trained detector for 2-D patches, in eval mode. The layout of its weights changes, their values stay.
-        patch_size, stride: in voxels.
+        spec: what a patch is: axial, of one slice.
         batch_size: patches a forward pass.
 
     Raises:
@@ -29,21 +29,18 @@ class SlabScores:
         TrainingError: if a score is not finite.
     """
 
-    def __init__(
-        self, volume: Tensor, brain: Tensor, network: Detector, patch_size: int, stride: int, batch_size: int
-    ) -> None:
+    def __init__(self, volume: Tensor, brain: Tensor, network: Detector, spec: PatchSpec, batch_size: int) -> None:
         prepare_network(network)
         self.network, self.batch_size = network, batch_size
-        spec = PatchSpec(patch_size, stride=stride)
         self.inferer = PatchScoreInferer(spec, batch_size=batch_size)
-        self.device = next(network.parameters(), volume).device
+        self.device = device_of(network, volume)
         self.brain = brain
         volume, brain = slice_axis_first(volume, "axial"), slice_axis_first(brain[None], "axial")[0]
         self.grid = PatchGrid(brain.shape, spec.window, spec.steps)
         self.visited = self.grid.touching(brain)
         self.count = self.grid.sum_of_covering(self.visited)
         with torch.inference_mode():
-            probe = network(torch.zeros(1, len(volume), patch_size, patch_size, device=self.device))
+            probe = network(torch.zeros(1, len(volume), *spec.window[1:], device=self.device))
         # of the unchanged volume: one score for each patch, or one for each of its voxels
         self.scores = torch.zeros(len(self.grid), probe[0].numel())
         self._score(volume.contiguous(), self.visited, self.scores)

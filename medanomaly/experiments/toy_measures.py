@@ -14,19 +14,19 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from medanomaly.data.lesion_factory import LesionFactory, made_shapes, shapes_from_masks
-from medanomaly.detectors import Detector
 from medanomaly.evaluation import bootstrap_over_cases, roc_curve, voxel_metrics
 from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.slab_scores import SlabScores
 from medanomaly.experiments.toy_heads import TISSUES, MadeLesionsd, prepare_heads
-from medanomaly.patches import PatchSampler, PatchSpec
-from medanomaly.patches.layout import channels_last, plain
+from medanomaly.patches import PatchSampler
+from medanomaly.patches.layout import channels_last, device_of, plain
+from medanomaly.workflows.scorers import Scorer
 
 PLACES_SEED = 0  # of the disks' places and of the patches for the SSIM: the same for all detectors and seeds
-ROC_POINTS = 100
+ROC_POINTS = 25  # of each disk in a result file
 REPLICATES = 200  # of the bootstrap
 
-Scorer = Callable[[Tensor, Tensor], Tensor]  # a version (C, H, W, D) and where it differs (H, W, D): heatmap (H, W, D)
+Heatmap = Callable[[Tensor, Tensor], Tensor]  # a version (C, H, W, D) and where it differs (H, W, D): scores (H, W, D)
 
 
 class DiskHead:
@@ -35,33 +35,40 @@ class DiskHead:
     Args:
         case: what ``prepare_heads`` makes.
         number: of the head; with ``PLACES_SEED`` it decides where the disks stand.
-        scored: a trained detector of patches; or ``score(volume, mask=brain)``, each (1, C, H, W, D); None scores by
-            brightness.
-        settings: of the run.
+        scorer: of the run.
+        options: of the run.
     """
 
     def __init__(
         self,
         case: Mapping[str, Any],
         number: int,
-        scored: Detector | Callable[..., Tensor] | None,
-        settings: Mapping[str, Any],
+        scorer: Scorer,
+        options: Mapping[str, Any],
     ) -> None:
         self.case, self.white_matter = str(case["case"]), float(case["white_matter"])
         self.tissue_thresholds: NDArray[np.floating[Any]] = case["tissue_thresholds"]
         self.spacing = np.linalg.norm(np.asarray(case["image"].affine)[:3, :3], axis=0)
         brain = plain(case["region"])[0] > 0
         rng = np.random.default_rng([PLACES_SEED, number])
-        self.place = place_disk(brain.numpy(), self.spacing, settings["diameter_mm"], settings["height_mm"], rng)
+        self.place = place_disk(brain.numpy(), self.spacing, options["diameter_mm"], options["height_mm"], rng)
         slices = slice(*self.place.slices)
         self.volume, self.brain = plain(case["image"])[..., slices].contiguous(), brain[..., slices].contiguous()
-        self._score: Scorer = lambda version, changed: version[0]
-        if isinstance(scored, Detector):
-            sizes = (settings["patch_size"], settings["stride"], settings["scoring_batch_size"])
-            self._score = SlabScores(self.volume, self.brain, scored, *sizes).heatmap
-        elif scored is not None:
-            score = scored
-            self._score = lambda version, changed: score(version[None], mask=self.brain[None, None])[0, 0]
+        self._score: Heatmap = lambda version, _: scorer.score(version[None], mask=self.brain[None, None])[0, 0]
+        spec = scorer.spec
+        if spec is not None and spec.stride <= spec.patch_size // 4:  # a voxel lies in many patches: few change
+            batch_size = max(2**16 // spec.patch_size**2, 16)
+            self._score = SlabScores(self.volume, self.brain, scorer.network, spec, batch_size).heatmap
+
+    def description(self) -> dict[str, Any]:
+        """What the head is, and where its disks stand."""
+        return {
+            "case": self.case,
+            "spacing": [round(float(v), 4) for v in self.spacing],
+            "white_matter_before_scaling": round(self.white_matter, 2),
+            "disk_centre": self.place.centre,
+            "disk_slices": self.place.slices,
+        }
 
     def disk(self, diameter_mm: float) -> Tensor:
         """The disk's voxels in the brain: (H, W, D)."""
@@ -113,10 +120,7 @@ def measure_disk(heads: Sequence[DiskHead], diameter_mm: float, intensity: float
 
 
 def measure_made_lesions(
-    score: Callable[..., Tensor],
-    cases: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    data_root: Path | None,
+    scorer: Scorer, cases: Sequence[Mapping[str, Any]], options: Mapping[str, Any], data_root: Path | None
 ) -> dict[str, Any]:
     """Lesions of :class:`LesionFactory`, bright and dark, in each head; figures of all heads' voxels pooled.
 
@@ -127,18 +131,21 @@ def measure_made_lesions(
     are made. The intervals (95 %) are a bootstrap over heads.
 
     Args:
-        score: ``score(volume, mask=brain)``, each (1, C, H, W, D).
-        cases: of a cohort: paths.
-        settings: of the run; ``made_lesions`` has ``per_head`` lesions, and ``contrast``, least and most, in standard
+        scorer: of the run.
+        cases: with ``files``, the paths that they were prepared from.
+        options: of the run; ``made_lesions`` has ``per_head`` lesions, and ``contrast``, least and most, in standard
             deviations of the tissue.
+        data_root: folder of the heads.
     """
     masks = sorted((data_root.parent / "open_ms" / "lesion_masks").glob("*.nii*")) if data_root is not None else []
     shapes = shapes_from_masks(masks) if masks else made_shapes(100, np.random.default_rng(PLACES_SEED))
-    kind = settings["made_lesions"]
+    kind = options["made_lesions"]
     factory = LesionFactory(shapes, n_lesions=kind["per_head"], contrast=tuple(kind["contrast"]))
-    lesions, how = MadeLesionsd(factory, PLACES_SEED), (settings["spacing"], settings["white_matter"], 64)
+    lesions, how = MadeLesionsd(factory, PLACES_SEED), (options["spacing"], options["white_matter"], 64)
     versions = {"scan": prepare_heads(*how, lesions), "resampled": Compose([prepare_heads(*how), lesions])}
-    found = {name: _pooled(score, [prepare(case) for case in cases]) for name, prepare in versions.items()}
+    found = {
+        name: _pooled(scorer.score, [prepare(case["files"]) for case in cases]) for name, prepare in versions.items()
+    }
     return {
         **found,
         "shapes": f"{len(shapes)} lesions of {len(masks)} masks" if masks else f"{len(shapes)} made shapes",
@@ -169,18 +176,18 @@ def _pooled(score: Callable[..., Tensor], cases: Sequence[Any]) -> dict[str, Any
 
 
 @torch.inference_mode()
-def ssim_of_normals(network: Detector, cases: Sequence[Any], settings: Mapping[str, Any]) -> dict[str, float] | None:
+def ssim_of_normals(scorer: Scorer, cases: Sequence[Any], n_patches: int) -> dict[str, float] | None:
     """SSIM of normal patches and their reconstructions, once on the scale 0 to 1 and once on each patch's own range.
 
     Windows of 7 x 7 voxels, the defaults of scikit-image. The second is the stricter: where a patch is flat, noise
     counts. None if the detector reconstructs nothing.
     """
-    reconstruct: Callable[[Tensor], Tensor] | None = getattr(network, "reconstruct", None)
+    reconstruct: Callable[[Tensor], Tensor] | None = getattr(scorer.network, "reconstruct", None)
     if reconstruct is None:
         return None
-    sampler = PatchSampler(cases, PatchSpec(settings["patch_size"]), flip=False, seed=PLACES_SEED)
-    patches = sampler.draw(settings["ssim_patches"])
-    made = torch.cat([reconstruct(channels_last(batch)) for batch in patches.split(settings["scoring_batch_size"])])
+    patches = PatchSampler(cases, scorer.spec, flip=False, seed=PLACES_SEED).draw(n_patches)
+    device = device_of(scorer.network, patches)
+    made = torch.cat([reconstruct(channels_last(batch.to(device))).cpu() for batch in patches.split(16)])
     pairs = list(zip(patches[:, 0].numpy(), made[:, 0].float().numpy(), strict=True))
     unit = [structural_similarity(a, b, data_range=1.0) for a, b in pairs]  # type: ignore[no-untyped-call]
     own = [structural_similarity(a, b, data_range=float(np.ptp(a))) for a, b in pairs if np.ptp(a) > 0]  # type: ignore[no-untyped-call]

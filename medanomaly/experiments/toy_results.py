@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medanomaly.data import written_whole
-from medanomaly.experiments.benchmark import grouped
 from medanomaly.experiments.toy_measures import DiskHead
 from medanomaly.report import save_figure
+from medanomaly.workflows.benchmark import check_same, grouped
 
 # Madzia-Madzou & Kuijf, Table 2: AUROC for each intensity and each diameter in mm. Its GANomaly is our variant K.
 PAPER_SSIM = {
@@ -59,7 +59,11 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
 
     ``intensities`` and ``sizes`` are the means of the AUROCs of either test; "X sd" is the standard deviation over
     seeds, and ``sd of heads`` that over heads, averaged over all disks and seeds.
+
+    Raises:
+        InputError: if results are of other heads or disks.
     """
+    check_same(results, ("n_volumes", "heads"))
     rows: list[dict[str, Any]] = []
     for (detector, setting), group in grouped(results).items():
         figures = pd.DataFrame([_figures(result["metrics"]) for result in group])
@@ -163,7 +167,7 @@ def pictures(results: Sequence[Result], output: Path) -> None:
 
 def _style(detector: str, setting: str) -> dict[str, Any]:
     """One colour a detector, one kind of line a patch size."""
-    colours = {"brightness": "0.4", "ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
+    colours = {"ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
     colours |= {"intensity": "0.1", "intensity-smoothed": "0.55", "intensity-equalised": "0.75"}
     colours |= {"autoencoder-spatial": "C4", "autoencoder-dense": "C5", "foreign-patch-interpolation": "C6"}
     colours |= {"denoising-autoencoder": "C8", "synthetic-anomalies": "C9", "fusion": "black"}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from medanomaly.errors import InputError, check_count
 from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_first
-from medanomaly.patches.layout import channels_last, for_network, plain, prepare_network
+from medanomaly.patches.layout import channels_last, device_of, for_network, plain, prepare_network
 from medanomaly.patches.spec import PatchSpec
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
@@ -99,7 +99,7 @@ class PatchScoreInferer(Inferer):
                 )
         # the layout is changed outside inference mode, or the weights could never be trained again
         predictor = self._prepare(network)
-        device = next(network.parameters(), volumes).device if isinstance(network, nn.Module) else volumes.device
+        device = device_of(network, volumes) if isinstance(network, nn.Module) else volumes.device
         # a network that searches for its score needs gradients, in which no tensor of inference mode can take part
         mode = torch.no_grad() if getattr(network, "searches", False) else torch.inference_mode()
         with mode, torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
@@ -207,6 +207,8 @@ class PatchScoreInferer(Inferer):
         scores, sums = torch.empty(len(index), device=device), None
         first = 0
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
+        if not self.compile:  # a film is one patch: filling a batch up would cost more than the film
+            batch_size = min(batch_size, len(grid))
         for batch in _to_device(index, device).split(batch_size):
             patches = there.gather(volume, self.filled(batch, batch_size), self.spec.slices, before)
             result = predictor(channels_last(for_network(patches, self.spec.spatial_dims)))

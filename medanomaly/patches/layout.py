@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,14 @@ def channels_last(patches: Tensor) -> Tensor:
     strides = torch.empty(patches.shape, device="meta", memory_format=layout).stride()
     # with a single channel both layouts have the same order, and without these strides torch would take the slow one
     return patches.contiguous(memory_format=layout).as_strided(patches.shape, strides)
+
+
+def device_of(network: nn.Module, otherwise: Tensor) -> torch.device:
+    """Where the weights of ``network`` lie, be they parameters or, of what is only fitted, buffers alone.
+
+    That of ``otherwise`` if it has none.
+    """
+    return next(chain(network.parameters(), network.buffers()), otherwise).device
 
 
 def prepare_network(network: nn.Module) -> None:

@@ -15,7 +15,7 @@ def load_checkpoint(path: Path) -> Any:
     """What was saved, on the CPU; no code in the file is run (``weights_only``).
 
     Raises:
-        InputError: if the file is missing or is no checkpoint.
+        InputError: if the file is missing or is not a checkpoint.
     """
     if not path.exists():
         raise InputError(f"there is no model at {path}: train one first, or give the folder of a trained bundle.")

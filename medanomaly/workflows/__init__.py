@@ -1,8 +1,9 @@
 """What a user runs, for the shell and for Python alike: a function each, over the bundles."""
 
+from medanomaly.workflows.cohort import benchmark
 from medanomaly.workflows.demo import demo
 from medanomaly.workflows.evaluate import evaluate
 from medanomaly.workflows.score import score
 from medanomaly.workflows.train import train
 
-__all__ = ["demo", "evaluate", "score", "train"]
+__all__ = ["benchmark", "demo", "evaluate", "score", "train"]

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import medanomaly
 from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
-from medanomaly.workflows.compose import config_text, describe_tensors, merge
+from medanomaly.workflows.compose import bundles_of_the_package, config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
 if TYPE_CHECKING:
@@ -32,13 +31,40 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    for place in (Path(name), _bundles() / name):
+    for place in (Path(name), bundles_of_the_package() / name):
         if (place / "configs" / "metadata.json").exists():
             return place.resolve()
-    known = sorted(file.parents[1].name for file in _bundles().glob("*/configs/metadata.json"))
+    if (Path(name) / "model.json").exists():
+        raise InputError(f"{name} is not composed yet: medanomaly compose {name}")
     raise InputError(
-        f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: {', '.join(known)}."
+        f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: "
+        f"{', '.join(bundle_names())}."
     )
+
+
+def bundle_names() -> list[str]:
+    """The bundles that come with the package."""
+    return sorted(file.parents[1].name for file in bundles_of_the_package().glob("*/configs/metadata.json"))
+
+
+def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> dict[str, Any]:
+    """Those of ``settings`` that a bundle has a place for.
+
+    Raises:
+        ConfigError: for one that is not a value.
+    """
+    folder = find_bundle(name) / "configs"
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    found = {}
+    for key, value in settings.items():
+        check_value(key, value)
+        configs = [merge(json.loads((folder / f"{config}.json").read_text()), overlay) for config in CONFIGS]
+        try:
+            apply_settings({key: value}, configs, str(name))
+        except ConfigError:
+            continue
+        found[key] = value
+    return found
 
 
 def find_chain(name: str | Path) -> Path:
@@ -47,7 +73,7 @@ def find_chain(name: str | Path) -> Path:
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    folder = _bundles() / "common" / "chains"
+    folder = bundles_of_the_package() / "common" / "chains"
     for place in (Path(name), folder / f"{name}.json"):
         if place.is_file():
             return place.resolve()
@@ -55,12 +81,6 @@ def find_chain(name: str | Path) -> Path:
     raise InputError(
         f"{name} is not a chain (a JSON file, see bundles/common/chains); those that come with it: {known}."
     )
-
-
-def _bundles() -> Path:
-    """The bundles that come with the package: in a wheel, or beside it in a checkout."""
-    package = Path(medanomaly.__file__).parent
-    return next((place for place in (package / "bundles", package.parent / "bundles") if place.is_dir()), package)
 
 
 def copy_bundle(
@@ -105,7 +125,7 @@ def copy_bundle(
 
 def _copy_texts(source: Path, output: Path) -> None:
     """The licence, how to log, and the README: a bundle's own, then what is common to all."""
-    common = _bundles() / "common"
+    common = bundles_of_the_package() / "common"
     for file in ("LICENSE", "configs/logging.conf"):
         shutil.copy(next(p for p in (source / file, common / Path(file).name) if p.exists()), output / file)
     if (source / "docs").is_dir():

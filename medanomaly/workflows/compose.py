@@ -1,4 +1,4 @@
-"""Configs of the bundles that come with the package, joined from what all share and what is a detector's own."""
+"""Configs of a bundle, joined from what all share and what is a detector's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import medanomaly
 from medanomaly.data.writing import written_whole
+from medanomaly.errors import InputError
 
 PROGRAMS = ("train", "inference", "evaluate")
 
@@ -31,7 +33,7 @@ def merge(config: Mapping[str, Any], *overlays: Mapping[str, Any]) -> dict[str, 
 
 
 def compose(bundle: Path) -> dict[str, dict[str, Any]]:
-    """The configs of a bundle: its ``model.json`` over those of ``common/``, which lies beside its folder.
+    """The configs of a bundle: its ``model.json`` over those that all bundles share.
 
     ``model.json`` holds ``name`` and ``network`` (the class, by its full name); ``arguments`` of the network, which its
     scores depend on, with their defaults, and ``unscored`` ones, which they do not (``sign`` has calibrations of its
@@ -44,8 +46,11 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
 
     Returns:
         The content of ``train``, ``inference``, ``evaluate`` and ``metadata``.
+
+    Raises:
+        InputError: if there is no ``model.json``, or it is no JSON, or says too little.
     """
-    model, common = _read(bundle / "model.json"), bundle.parent / "common"
+    model, common = _read_model(bundle), bundles_of_the_package() / "common"
     scored = model.get("arguments", {})
     arguments = {**scored, **model.get("unscored", {})}
     shared = {
@@ -81,15 +86,32 @@ def config_text(config: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=4, ensure_ascii=False) + "\n"
 
 
-def write_configs(folder: Path) -> list[Path]:
-    """Compose every bundle of a folder into its ``configs/``; the bundles that it has."""
-    bundles = sorted(file.parent for file in folder.glob("*/model.json"))
-    for bundle in bundles:
-        for config, content in compose(bundle).items():
-            with written_whole(bundle / "configs" / f"{config}.json") as temporary:
-                temporary.write_text(config_text(content), encoding="utf-8")
-        shutil.copy(folder / "common" / "logging.conf", bundle / "configs" / "logging.conf")
-    return bundles
+def write_configs(bundle: Path) -> None:
+    """Compose a bundle into its ``configs/``, where ``medanomaly train --bundle`` and MONAI's commands find them."""
+    for config, content in compose(bundle).items():
+        with written_whole(bundle / "configs" / f"{config}.json") as temporary:
+            temporary.write_text(config_text(content), encoding="utf-8")
+    shutil.copy(bundles_of_the_package() / "common" / "logging.conf", bundle / "configs" / "logging.conf")
+
+
+def bundles_of_the_package() -> Path:
+    """The bundles that come with the package: in a wheel, or beside it in a checkout."""
+    package = Path(medanomaly.__file__).parent
+    return next((place for place in (package / "bundles", package.parent / "bundles") if place.is_dir()), package)
+
+
+def _read_model(bundle: Path) -> dict[str, Any]:
+    file = bundle / "model.json"
+    if not file.is_file():
+        raise InputError(f"{bundle} has no model.json, which a bundle is composed from: see docs/own_detector.md.")
+    try:
+        model = _read(file)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file} is not a JSON dictionary ({error}): see the model.json of another bundle.") from error
+    for key in ("name", "network"):
+        if key not in model:
+            raise InputError(f"{file} has no {key!r}: see the model.json of another bundle.")
+    return model
 
 
 def _read(file: Path) -> dict[str, Any]:

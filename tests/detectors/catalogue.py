@@ -157,9 +157,20 @@ CATALOGUE = (
         random=False,
     ),
     Entry(
+        "pca",
+        variants=({"n_components": 8},),
+        learners=learners({"n_components": 8}, (1, 2, 0), (3, 2, 0), (1, 3, 0)),
+        own_settings={"n_components": 4, "max_samples": 12},
+        fitted=True,
+        random=False,
+    ),
+    Entry(
         "progressive_ganomaly",
         variants=({"features": (4, 4, 4), "latent_dim": 8},),
-        learners=learners({"features": (16, 16, 16), "latent_dim": 16, "fade_images": 640}, (1, 2, 300), (1, 3, 200)),
+        learners=(
+            *learners({"features": (16, 16, 16), "latent_dim": 16, "fade_images": 640}, (1, 2, 300)),
+            *learners({"features": (8, 8, 8), "latent_dim": 16, "fade_images": 320}, (1, 3, 80)),
+        ),
         own_settings={
             "features": [8, 8, 6],
             "latent_dim": 20,

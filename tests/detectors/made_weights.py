@@ -23,6 +23,8 @@ def fill(detector):
             continue
         if value.numel() == 0:  # of any length
             state[name] = 0.3 * waves((12, *value.shape[1:]), number)
+        elif name not in parameters and value.ndim > 1 and not value.any():  # a matrix that is fitted
+            state[name] = value[0].numel() ** -0.5 * waves(value.shape, number)
         elif value.ndim == 0:
             state[name] = torch.tensor(3e-4)
         elif name in parameters and value.ndim == 1:

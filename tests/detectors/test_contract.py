@@ -56,32 +56,32 @@ def make(entry, arguments, channels, spatial_dims, seed=0):
     return kind(in_channels=channels, patch_size=SIZE, spatial_dims=spatial_dims, **arguments)
 
 
-def batch_of(detector, step):
+def batch_of(detector, step, n):
     """What the streams of a detector hold: normal patches, and a mixture in which half are abnormal."""
     shape = detector.in_channels, detector.spatial_dims
-    normal = gratings(32, *shape, 1000 + step)
+    normal = gratings(n, *shape, 1000 + step)
     if detector.streams == ("training",):
         return normal
-    mixed = gratings(32, *shape, 5000 + step)
-    abnormal = turned(mixed[16:24]), with_square(mixed[24:])
-    of = {"training": normal, "mixed": torch.cat([mixed[:16], *abnormal])}
+    mixed = gratings(n, *shape, 5000 + step)
+    abnormal = turned(mixed[n // 2 : 3 * n // 4]), with_square(mixed[3 * n // 4 :])
+    of = {"training": normal, "mixed": torch.cat([mixed[: n // 2], *abnormal])}
     return {stream: of[stream] for stream in detector.streams}
 
 
-def train(detector, steps, seed=0):
-    """So many steps, shared equally among the stages, then the fit."""
+def train(detector, steps, seed=0, n=32):
+    """So many steps of ``n`` patches, shared equally among the stages, then the fit on six times as many."""
     n_stages = len(list(copy.deepcopy(detector).stages()))
     torch.manual_seed(seed)
     detector.train()
     step = 0
     for number, stage in enumerate(detector.stages()):
         while step * n_stages < (number + 1) * steps:
-            losses = detector.training_step(batch_of(detector, step), stage)
+            losses = detector.training_step(batch_of(detector, step, n), stage)
             assert losses and all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
             step += 1
     assert step == (steps if n_stages else 0)
     detector.eval()
-    detector.fit_statistics([gratings(100, detector.in_channels, detector.spatial_dims, seed) for seed in (1, 2)])
+    detector.fit_statistics([gratings(3 * n, detector.in_channels, detector.spatial_dims, seed) for seed in (1, 2)])
     return detector
 
 
@@ -107,7 +107,7 @@ def setting(request):
 @pytest.fixture(scope="module")
 def trained(setting):
     """A detector after three steps, so that weights, running means and statistics are no longer those of the start."""
-    return train(make(*setting), steps=3)
+    return train(make(*setting), steps=3, n=8)
 
 
 def test_every_detector_is_driven_and_has_a_bundle():
@@ -180,7 +180,7 @@ def test_validation_loss_is_a_finite_number_and_changes_nothing(trained):
 
 
 def test_the_same_seed_gives_the_same_detector(setting, trained):
-    again, other = train(make(*setting), steps=3), train(make(*setting, seed=1), steps=1)
+    again, other = train(make(*setting), steps=3, n=8), train(make(*setting, seed=1), steps=1, n=8)
     patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
     with torch.no_grad():
         assert torch.equal(again(patches), trained(patches))

@@ -11,12 +11,15 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from medanomaly.detectors import IntensityBaseline
 from medanomaly.errors import InputError
 from medanomaly.experiments.disks import disk_in_plane, insert_disk, place_disk
 from medanomaly.experiments.toy_heads import WhiteMatterToLeveld, prepare_heads
 from medanomaly.experiments.toy_measures import DiskHead, measure_disk
+from medanomaly.workflows.scorers import Scorer
 
 SETTINGS = {"diameter_mm": 35, "height_mm": 35}
+BRIGHTNESS = Scorer(IntensityBaseline())
 
 
 def made_head(folder, axes="PSR", spacing=(1.5, 2.0, 1.25), gain=3.7, seed=0):
@@ -118,7 +121,7 @@ def test_a_brain_of_one_intensity_is_an_error():
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.5)])
 def test_the_disk_is_a_cylinder_along_the_axial_direction_of_the_patient(tmp_path, spacing):
     case = prepare_heads(list(spacing), 0.45, margin=4)(made_head(tmp_path))
-    head = DiskHead(case, 0, None, SETTINGS)
+    head = DiskHead(case, 0, BRIGHTNESS, SETTINGS)
     disk = head.disk(35)
     voxels = np.argwhere(disk.numpy()) + np.array([0, 0, head.place.slices[0]])
     affine = np.asarray(case["image"].affine)
@@ -130,7 +133,7 @@ def test_the_disk_is_a_cylinder_along_the_axial_direction_of_the_patient(tmp_pat
 
 
 def test_brightness_finds_all_of_a_white_disk_and_nothing_of_a_dark_one(tmp_path):
-    heads = [DiskHead(prepare_heads([2.0] * 3, 0.45, margin=4)(made_head(tmp_path)), 0, None, SETTINGS)] * 2
+    heads = [DiskHead(prepare_heads([2.0] * 3, 0.45, margin=4)(made_head(tmp_path)), 0, BRIGHTNESS, SETTINGS)] * 2
     bright, dark = measure_disk(heads, 10, 1.0), measure_disk(heads, 35, 0.0)
     assert bright["auroc"] == {"mean": 1.0, "sd": 0.0, "heads": [1.0, 1.0]}
     assert dark["auroc"]["mean"] < 0.01

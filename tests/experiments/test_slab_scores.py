@@ -40,7 +40,7 @@ def test_every_version_equals_the_inferer(kind, stride):
     volume, brain = slab()
     detector = Scorer(kind)
     inferer = PatchScoreInferer(PatchSpec(16, stride=stride))
-    scores = SlabScores(volume, brain, detector, patch_size=16, stride=stride, batch_size=32)
+    scores = SlabScores(volume, brain, detector, PatchSpec(16, stride=stride), batch_size=32)
     for corner, size in (((0, 0), 0), ((12, 9), 1), ((8, 20), 12), ((0, 0), 43)):
         changed = torch.zeros_like(brain)
         changed[corner[0] : corner[0] + size, corner[1] : corner[1] + size, 1:] = True
@@ -57,7 +57,7 @@ def test_every_version_equals_the_inferer(kind, stride):
 def test_only_the_patches_that_a_change_touches_are_scored_again():
     volume, brain = slab()
     detector, seen = Scorer(), []
-    scores = SlabScores(volume, brain, detector, patch_size=16, stride=4, batch_size=4)
+    scores = SlabScores(volume, brain, detector, PatchSpec(16, stride=4), batch_size=4)
     detector.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     scores.heatmap(volume, torch.zeros_like(brain))
     assert seen == []
@@ -70,8 +70,8 @@ def test_only_the_patches_that_a_change_touches_are_scored_again():
 def test_small_volumes_and_scores_that_are_not_finite_are_errors():
     volume, brain = slab()
     with pytest.raises(ConfigError, match="holds no patch"):
-        SlabScores(volume[:, :10], brain[:10], Scorer(), 16, 4, 32)
+        SlabScores(volume[:, :10], brain[:10], Scorer(), PatchSpec(16, stride=4), 32)
     detector = Scorer()
     nn.init.constant_(detector.weight, torch.nan)
     with pytest.raises(TrainingError, match="not finite"):
-        SlabScores(volume, brain, detector, 16, 4, 32)
+        SlabScores(volume, brain, detector, PatchSpec(16, stride=4), 32)

@@ -10,18 +10,21 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medanomaly.errors import InputError
 from medanomaly.experiments import voxel_detectors, white_matter
-from medanomaly.experiments.benchmark import Run, run_benchmark
-from medanomaly.preprocessing import brain_mri
+from medanomaly.experiments.white_matter_results import leaderboard
+from medanomaly.patches import PatchSampler, PatchSpec
+from medanomaly.workflows.benchmark import run_benchmark
+from medanomaly.workflows.bundles import copy_bundle
+from medanomaly.workflows.scorers import train_scorer
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "open_ms"
 SHAPE = (44, 48, 44)
 AFFINE = np.array([[-1.0, 0, 0, 22], [0, 1, 0, -24], [0, 0, 1, -22], [0, 0, 0, 1]])  # LAS, as the real ones
+EXPERIMENT = white_matter.white_matter()
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +50,11 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    quick = {"patience": 2, "batch_size": 16, "decay": False, "max_epochs": 1, "arguments": {"features": 8}}
-    monkeypatch.setattr(
-        white_matter,
-        "SETTINGS",
-        {**dict.fromkeys(white_matter.SETTINGS, quick), "one-class-svm": {**quick, "arguments": {}}},
-    )
-    monkeypatch.setattr(white_matter, "COMMON", {"patches_per_epoch": 64, "amp": False, "stride": 4})
-
-
-def patient(root, name="patient07", n_channels=1):
-    return white_matter.Patient(name, root, brain_mri(3, (1.0, 1.0, 1.0), "nonzero"), n_channels)
+    quick = {"max_epochs": 1, "batch_size": 16, "stride": 8, "patches_per_epoch": 32}
+    small = {name: (bundle, quick) for name, (bundle, _) in white_matter.PATCH_DETECTORS.items()}
+    small["ganomaly-k"] = ("ganomaly", {**quick, "variant": "K", "network_def#features": 8})
+    small["one-class-svm"] = ("one_class_svm", {"max_samples": 32, "batch_size": 16, "stride": 8})
+    monkeypatch.setattr(white_matter, "PATCH_DETECTORS", small)
 
 
 def volumes(root, name):
@@ -66,7 +63,7 @@ def volumes(root, name):
     return [np.asarray(nib.load(file).dataobj) for file in files]
 
 
-def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once():
+def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once(tmp_path):
     planned = white_matter.runs(white_matter.DETECTORS, [3, 4], reduced=False)
     ids = [run.id for run in planned]
     assert ids[:3] == [f"{name}_flair_seed3" for name in ("intensity", "intensity-smoothed", "intensity-equalised")]
@@ -74,166 +71,136 @@ def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once():
     voxel = [run for run in planned if run.detector in white_matter.VOXEL_DETECTORS]
     assert len(ids) == len(set(ids)) == 3 + 4 + 3 * 8 + len(voxel)
     assert len(voxel) == 2 * (4 * 2 + 1 + 5), "signs of four, FPI has none, five ways of the fusion"
-    svm = [run for run in planned if run.detector == "one-class-svm"]
-    assert all(run.settings["patches_per_epoch"] <= 5000 for run in svm)
-    json.dumps([run.settings for run in planned])
+    assert len({run.model for run in voxel}) == 2 * 6, "each is trained once a seed"
+    assert "object at 0x" not in json.dumps([run.record for run in planned]), "records are the same in every process"
+    for run in {run.model or run.id: run for run in planned if run.bundle and run.seed == 3}.values():
+        copied = copy_bundle(run.bundle, tmp_path / run.id, run.settings)  # every setting has a place in its bundle
+        config = json.loads((copied / "configs" / "train.json").read_text())
+        assert config["max_epochs"] == run.settings.get("max_epochs", 1)
     reduced = white_matter.runs(white_matter.DETECTORS, [0], reduced=True)
-    assert {run.settings.get("patch_size", 16) for run in reduced if "sign" not in run.settings} == {16}
+    assert {run.settings.get("patch_size", 16) for run in reduced} == {16}
     assert {run.settings.get("max_epochs", 1) for run in reduced} == {1}
 
 
-def test_held_out_slices_are_the_uppermost_fifth_of_the_brain(data_root):
-    brain = patient(data_root).brain
-    held_out = white_matter.held_out_slices(brain)
-    used = np.flatnonzero(brain.any(axis=(0, 1)))
-    kept = used[~held_out[used]]
-    assert held_out.sum() > 0 and kept.max() < np.flatnonzero(held_out).min() and held_out[used.max()]
-    share = brain[..., held_out].sum() / brain.sum()
-    assert 0.2 <= share < 0.2 + brain.sum(axis=(0, 1)).max() / brain.sum()
-
-
 @pytest.mark.parametrize("patch_size", [16, 32])
-def test_no_patch_holds_lesion_and_validation_comes_from_other_slices(data_root, small, patch_size):
-    someone = patient(data_root, n_channels=2)
-    held_out = white_matter.held_out_slices(someone.brain)
-    assert someone.lesions[..., held_out].any() and someone.lesions[..., ~held_out].any()
-    # what is cut out of these two "channels" says where it was cut
-    number = torch.arange(SHAPE[2]).float().expand(SHAPE)
-    someone.image = torch.stack([number, torch.from_numpy(someone.lesions).float()])
-    run = white_matter.runs(["ganomaly-a"], [0], reduced=False)[0]
-    run = Run(run.detector, run.setting, 0, {**run.settings, "patch_size": patch_size})
-    drawn = [sampler.draw(2000) for sampler in white_matter.samplers(run, someone, held_out)]
-    training, validation = ({int(z) for z in patches[:, 0].unique()} for patches in drawn)
-    assert training and training <= set(np.flatnonzero(~held_out))
-    assert validation and validation <= set(np.flatnonzero(held_out))
-    assert all(patches[:, 1].max() == 0 for patches in drawn)
+def test_no_patch_holds_lesion(data_root, tmp_path, patch_size):
+    (run, *_) = white_matter.runs(["ganomaly-a"], [0], reduced=True)
+    cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
+    (prepared,) = [cohort.preprocessing()(dict(case)) for case in cohort.training]
+    prepared["image"] = prepared["label"].clone()  # what is cut out says whether it is lesion
+    assert prepared["label"].any()
+    drawn = PatchSampler([prepared], PatchSpec(patch_size), batch_size=8, patches_per_epoch=8, seed=0).draw(1000)
+    assert drawn.max() == 0
 
 
 def test_the_whole_flow_with_tiny_trainings(data_root, small, tmp_path):
-    detectors = ["intensity", "intensity-smoothed", "intensity-equalised", "one-class-svm", "ganomaly-k"]
-    folder = run_benchmark("white-matter", detectors, [0], data_root, tmp_path, reduced=True)
+    detectors = ["intensity", "intensity-smoothed", "one-class-svm", "ganomaly-k"]
+    folder = run_benchmark(EXPERIMENT, detectors, [0], data_root, tmp_path, reduced=True)
     table = pd.read_csv(folder / "leaderboard.csv")
-    assert list(table["detector"]) == detectors[:3] + ["one-class-svm"] * 2 + ["ganomaly-k"] * 2
-    assert list(table["setting"]) == ["flair"] * 3 + ["flair-16px", "flair+t1-16px"] * 2
+    assert list(table["detector"]) == detectors[:2] + ["one-class-svm"] * 2 + ["ganomaly-k"] * 2
+    assert list(table["setting"]) == ["flair"] * 2 + ["flair-16px", "flair+t1-16px"] * 2
     assert (folder / "roc.png").stat().st_size > 10_000
-    flair, lesions = volumes(data_root, "patient26")
-    for file in (folder / "results").glob("*.json"):
-        metrics, run = json.loads(file.read_text())["metrics"], folder / "runs" / file.stem
-        image = nib.load(run / "patient26" / "patient26_heatmap.nii.gz")
-        np.testing.assert_array_equal(image.affine, AFFINE)
-        heatmap = np.asarray(image.dataobj)
-        np.testing.assert_array_equal(np.isfinite(heatmap), flair != 0)
-        scores, labels = heatmap[flair != 0], lesions[flair != 0] > 0
-        assert metrics["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
-        assert metrics["average_precision"] == pytest.approx(average_precision_score(labels, scores), abs=1e-6)
-        low, high = metrics["intervals"]["auroc"]
-        assert low <= metrics["auroc"] <= high
-        called = scores > metrics["threshold"]
-        dice = 2 * (called & labels).sum() / (called.sum() + labels.sum())
-        assert metrics["dice"] == pytest.approx(dice) and dice <= metrics["best_dice_oracle"] + 1e-9
-        assert len(metrics["roc"]["fpr"]) <= 200
-        assert (run / "patient26.png").stat().st_size > 10_000
-
-
-def test_brightness_ranks_as_the_files_say(data_root, tmp_path):
-    metrics = white_matter.perform(white_matter.runs(["intensity"], [0], False)[0], data_root, tmp_path)
+    found = {file.stem: json.loads(file.read_text())["metrics"] for file in (folder / "results").glob("*.json")}
     flair, lesions = volumes(data_root, "patient26")
     inside = flair != 0
-    assert metrics["auroc"] == pytest.approx(roc_auc_score(lesions[inside], flair[inside]), abs=1e-6)
-    flair, lesions = volumes(data_root, "patient07")
-    inside = flair != 0
-    assert metrics["development_auroc"] == pytest.approx(roc_auc_score(lesions[inside], flair[inside]), abs=1e-6)
-    normal = inside & (lesions == 0)
-    p5, p95 = np.percentile(flair[inside], [5, 95])
-    assert metrics["threshold"] == pytest.approx(np.quantile((flair[normal] - p5) / (p95 - p5), 0.995), rel=5e-3)
+    for metrics in found.values():
+        low, high = metrics["intervals_over_slices"]["auroc"]
+        assert low <= metrics["voxels"]["auroc"] <= high
+        assert metrics["voxels"]["n_voxels"] == np.count_nonzero(inside)
+        assert metrics["at_threshold"]["dice"] <= metrics["voxels"]["best_dice"] + 1e-9
+        assert len(metrics["roc"]["fpr"]) <= 100
+        assert metrics["threshold_from"] == "1 training case, because no held-out normal cases were given"
+    truth, scores = lesions[inside] > 0, flair[inside]
+    plain = found["intensity_flair_seed0"]
+    assert plain["voxels"]["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
+    assert plain["voxels"]["average_precision"] == pytest.approx(average_precision_score(truth, scores), abs=1e-6)
+    flair, lesions = volumes(data_root, "patient07")  # the threshold, from the training patient
+    p5, p95 = np.percentile(flair[flair != 0], [5, 95])
+    normal = (flair[(flair != 0) & (lesions == 0)] - p5) / (p95 - p5)
+    assert plain["at_threshold"]["threshold"] == pytest.approx(np.quantile(normal, 0.995), rel=5e-3)
+    channels = {file.parts[-4]: json.loads(file.read_text())["in_channels"] for file in folder.rglob("train.json")}
+    assert channels["ganomaly-k_flair-16px_seed0"] == 1 and channels["ganomaly-k_flair+t1-16px_seed0"] == 2
 
 
-@pytest.mark.parametrize("detector", ["intensity", "one-class-svm", "denoising-autoencoder"])
-def test_every_row_has_its_threshold_from_the_same_normals(detector, data_root, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(voxel_detectors, "REDUCED", {"max_epochs": 1, "patches_per_epoch": 16})
+@pytest.mark.parametrize("detector", ["intensity", "one-class-svm"])
+def test_every_row_has_its_threshold_from_the_same_normals(detector, data_root, small, tmp_path):
     run = white_matter.runs([detector], [0], reduced=True)[0]
-    normals = []
-    fit = white_matter.Calibration.fit
-    monkeypatch.setattr(white_matter.Calibration, "fit", lambda cases, *a: normals.append(cases) or fit(cases, *a))
-    metrics = white_matter.perform(run, data_root, tmp_path)
+    cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
+    if run.bundle is None:
+        return
+    scorer = train_scorer(run.bundle, cohort, tmp_path / "m", 0, run.settings, {})
+    calibration, heatmap = scorer.calibration(cohort.normals, held_out=False), scorer.heatmap(cohort.training[0])
     flair, lesions = volumes(data_root, "patient07")
-    ((scores,),) = normals
-    assert scores.size == np.count_nonzero((flair != 0) & (lesions == 0))
-    assert metrics["threshold_from"] == "0.5 % above it of: all lesion-free voxels of patient07"
-    assert np.mean(scores > metrics["threshold"]) == pytest.approx(0.005, abs=1 / scores.size)
-
-
-def test_evidence_tells_the_edge_from_the_inside(data_root):
-    someone = patient(data_root, "patient26")
-    depth = ndimage.distance_transform_edt(someone.brain)
-    heatmap = np.where(someone.brain & (depth <= 3), 2, someone.lesions).astype(np.float32)
-    assert depth[someone.lesions].min() > 5  # else the figures below would be others
-    found = white_matter.by_region(heatmap, someone)
-    assert found["mean_score"]["lesion"] == found["auroc_without_edge"] == 1
-    assert found["mean_score"]["edge"] == 2 and found["auroc_against"]["edge"] == 0
-    assert found["mean_score"]["normal white matter"] == 0 and found["auroc_against"]["normal white matter"] == 1
-    assert 0 < found["auroc_against"]["normal"] < 1 and 0 < found["mean_score"]["dark"] < 2
-    measured = white_matter.measure(heatmap, someone, threshold=0.5)
-    assert measured["auroc"] == pytest.approx(found["auroc_against"]["normal"])
-    assert measured["sensitivity"] == 1
-    edge = (someone.brain & (depth <= 3)).sum() / (someone.brain & ~someone.lesions).sum()
-    assert measured["false_positive_rate"] == pytest.approx(edge)
+    scores = heatmap[(flair != 0) & (lesions == 0)]
+    assert np.mean(scores > calibration.voxel_threshold()) == pytest.approx(0.005, abs=2e-3)
 
 
 def test_the_table_gives_means_and_spread_over_seeds_and_the_figures_of_the_paper_apart():
     def result(detector, setting, seed, auroc):
-        metrics = {"auroc": auroc, "average_precision": 0.5, "best_dice_oracle": 0.4, "dice": 0.3}
-        metrics["intervals"] = {"auroc": [auroc - 0.1, auroc + 0.1], "average_precision": [0.4, 0.6]}
-        metrics |= {"evidence": {"auroc_without_edge": 0.7}, "development_auroc": 0.6}
+        metrics = {"voxels": {"auroc": auroc, "average_precision": 0.5, "best_dice": 0.4, "n_voxels": 7}}
+        metrics |= {"at_threshold": {"dice": 0.3}, "threshold_from": "x", "n_cases": 1}
         return {"detector": detector, "setting": setting, "seed": seed, "metrics": metrics}
 
-    table = white_matter.leaderboard(
-        [
-            result("ganomaly-k", "flair+t1-16px", 0, 0.4),
-            result("ganomaly-k", "flair+t1-16px", 1, 0.6),
-            result("intensity", "flair", 0, 0.9),
-        ]
-    )
+    rows = [result("ganomaly-k", "flair+t1-16px", seed, auroc) for seed, auroc in enumerate((0.4, 0.6))]
+    table = EXPERIMENT.leaderboard([*rows, result("intensity", "flair", 0, 0.9)])
     assert list(table["detector"]) == ["intensity", "ganomaly-k"] and list(table["seeds"]) == [1, 2]
     assert table["AUROC"].tolist() == pytest.approx([0.9, 0.5])
     assert np.isnan(table["AUROC sd"][0]) and table["AUROC sd"][1] == pytest.approx(np.std([0.4, 0.6], ddof=1))
-    assert table["AUROC, 95 % over slices"].tolist() == ["0.800 to 1.000", "0.400 to 0.600"]
-    assert table["AUROC without edge"].tolist() == pytest.approx([0.7, 0.7])
     assert table["AUROC in the paper, on its own data"].tolist() == ["-", "0.89"]
-
-
-@pytest.mark.parametrize("key", ["n_voxels", "threshold_from"])
-def test_results_that_were_not_measured_on_equal_terms_make_no_table(key):
-    metrics = {"auroc": 0.5, "average_precision": 0.5, "n_voxels": 7, "threshold_from": "all tissue"}
-    rows = [{"detector": "intensity", "setting": "flair", "seed": seed, "metrics": dict(metrics)} for seed in range(2)]
-    assert len(white_matter.leaderboard(rows)) == 1
-    rows[1]["metrics"][key] = "another"
-    with pytest.raises(InputError, match=f"do not share one {key}: intensity, flair has .* has another"):
-        white_matter.leaderboard(rows)
+    assert list(
+        leaderboard([("ganomaly-k", "flair+t1-16px")], [*rows, result("intensity", "flair", 0, 0.9)])["setting"]
+    )
 
 
 def test_any_patients_can_be_trained_on_and_tested_on(data_root, tmp_path):
     given = {"training_patient": "patient26", "test_patient": "patient07"}
-    files = {}
-    for name, settings in (("swapped", given), ("as they are", {})):
-        folder = run_benchmark("white-matter", ["intensity"], [0], data_root, tmp_path / name, settings=settings)
-        files[name] = json.loads((folder / "results" / "intensity_flair_seed0.json").read_text())
-        tested = settings.get("test_patient", "patient26")
-        assert (folder / "runs" / "intensity_flair_seed0" / tested / f"{tested}_heatmap.nii.gz").exists()
-    for name, tested in (("swapped", "patient07"), ("as they are", "patient26")):
+    for name, settings, tested in (("swapped", given, "patient07"), ("as they are", {}, "patient26")):
+        folder = run_benchmark(EXPERIMENT, ["intensity"], [0], data_root, tmp_path / name, settings=settings)
+        metrics = json.loads((folder / "results" / "intensity_flair_seed0.json").read_text())["metrics"]
         flair, lesions = volumes(data_root, tested)
         truth = roc_auc_score(lesions[flair > 0] > 0, flair[flair > 0])
-        assert files[name]["metrics"]["auroc"] == pytest.approx(truth, abs=1e-6)
-    run = white_matter.runs(["synthetic-anomalies"], [0], False)[0]
-    swapped = replace(run, settings={**run.settings, **given})
-    assert "patient26" in white_matter.origin(swapped)["trained_on"]
+        assert metrics["voxels"]["auroc"] == pytest.approx(truth, abs=1e-6)
+    with pytest.raises(InputError, match=r"training_patient='patient07', and training_patient='patient26' .* terms"):
+        run_benchmark(EXPERIMENT, ["intensity-smoothed"], [0], data_root, tmp_path / "as they are", settings=given)
+    with pytest.raises(InputError, match="cannot name a folder"):
+        run_benchmark(EXPERIMENT, ["intensity"], [0], data_root, tmp_path, settings={"test_patient": "../x"})
+
+
+def test_one_patient_cannot_be_learned_from_and_tested(data_root, small, tmp_path):
+    run = white_matter.runs(["ganomaly-k"], [0], reduced=True)[0]
+    run = replace(run, options={**run.options, "test_patient": "patient07"})
+    cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
+    with pytest.raises(InputError, match="are the same scan"):
+        train_scorer(run.bundle, cohort, tmp_path / "m", 0, run.settings, {})
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
 def test_missing_scans_are_named(root, tmp_path):
     run = white_matter.runs(["intensity"], [0], False)[0]
-    with pytest.raises(InputError, match=r"patient07/FLAIR.nii.gz: set --data-root"):
-        white_matter.perform(run, None if root is None else tmp_path / root, tmp_path)
+    with pytest.raises(InputError, match=r"set --data-root"):
+        EXPERIMENT.cohort(run, None if root is None else tmp_path / root, tmp_path)
+
+
+def test_a_cohort_of_the_papers_form(data_root, tmp_path):
+    """A datalist in place of the two patients: it is named in the command, and two lists are not mixed."""
+    entry = {
+        name: {"case": name, "image": [f"{name}/FLAIR.nii.gz"], "label": f"{name}/lesions.nii.gz"}
+        for name in ("patient07", "patient26")
+    }
+    datalist = tmp_path / "list.json"
+    datalist.write_text(json.dumps({"training": [entry["patient07"]], "test": [entry["patient26"]]}))
+    experiment = white_matter.white_matter(datalist)
+    folder = run_benchmark(experiment, ["intensity"], [0], data_root, tmp_path / "o")
+    assert f"white-matter --datalist {datalist} --detectors" in (folder / "leaderboard.md").read_text()
+    (run,) = [run for run in experiment.runs(["ganomaly-k"], [0], True) if run.setting == "flair+t1-16px"]
+    with pytest.raises(InputError, match="is to see 2 images, and patient07 has fewer"):
+        experiment.cohort(run, data_root, tmp_path)
+    del entry["patient26"]["label"]
+    datalist.write_text(json.dumps({"training": [entry["patient07"]], "test": [entry["patient26"]]}))
+    with pytest.raises(InputError, match="made with datalist="):
+        run_benchmark(white_matter.white_matter(datalist), ["intensity"], [0], data_root, tmp_path / "o")
+    with pytest.raises(InputError, match="patient26 have no 'label'"):
+        run_benchmark(white_matter.white_matter(datalist), ["intensity"], [0], data_root, tmp_path / "p")
 
 
 @pytest.mark.parametrize(
@@ -242,35 +209,23 @@ def test_missing_scans_are_named(root, tmp_path):
 def test_brightness_on_the_real_patient(detector, auroc, ap, tmp_path):
     if not REAL.is_dir():
         pytest.skip(f"the real scans are not on this machine: {REAL} is absent")
-    metrics = white_matter.perform(white_matter.runs([detector], [0], False)[0], REAL, tmp_path)
-    assert (round(metrics["auroc"], 3), round(metrics["average_precision"], 3)) == (auroc, ap)
+    folder = run_benchmark(EXPERIMENT, [detector], [0], REAL, tmp_path)
+    voxels = json.loads((folder / "results" / f"{detector}_flair_seed0.json").read_text())["metrics"]["voxels"]
+    assert (round(voxels["auroc"], 3), round(voxels["average_precision"], 3)) == (auroc, ap)
 
 
 def test_a_fusion_is_trained_once_and_scored_every_way(data_root, tmp_path, monkeypatch):
-    tiny = {"patch_size": 32, "stride": 16, "batch_size": 4, "patches_per_epoch": 16}
-    monkeypatch.setattr(voxel_detectors, "COMMON", {**voxel_detectors.COMMON, **tiny})
-    monkeypatch.setattr(voxel_detectors, "REDUCED", {"max_epochs": 1})
+    tiny = {"patch_size": 32, "stride": 16, "batch_size": 4, "patches_per_epoch": 16, "max_epochs": 1}
+    monkeypatch.setattr(voxel_detectors, "REDUCED", tiny)
     members = [{"detector": "denoising_autoencoder", "features": 8, "channels": [0, 2]}]
     monkeypatch.setattr(white_matter, "FUSION", [*members, {"detector": "synthetic_anomalies", "features": 8}])
-    folder = run_benchmark("white-matter", ["intensity", "fusion"], [0], data_root, tmp_path, reduced=True)
+    folder = run_benchmark(EXPERIMENT, ["intensity", "fusion"], [0], data_root, tmp_path, reduced=True)
     table = pd.read_csv(folder / "leaderboard.csv")
     ways = ["both", "bright+prior-post"]
     assert list(table["setting"]) == ["flair", *ways]
     assert len({round(value, 6) for value in table["AUROC"]}) == 3, "each way scores otherwise"
     models = [path.relative_to(folder / "runs").as_posix() for path in (folder / "runs").rglob("model.pt")]
-    assert models == ["fusion_seed0_training/model.pt"]
+    assert models == ["fusion_seed0_training/model/models/model.pt"]
     result = json.loads((folder / "results" / "fusion_bright+prior-post_seed0.json").read_text())
-    assert result["settings"]["channels"] == ["FLAIR", "T1", "T2"] and result["settings"]["prior_weight"] > 0
-    assert "patient07" in result["trained_on"] and "made lesions" in result["settings_chosen"]
-
-
-def test_coronal_patches_end_at_the_held_out_slices_too(data_root):
-    someone = patient(data_root, n_channels=2)
-    held_out = white_matter.held_out_slices(someone.brain)
-    number = torch.arange(SHAPE[2]).float().expand(SHAPE) + 1
-    someone.image = torch.stack([number, number])
-    settings = {"patch_size": 16, "planes": ["coronal", "sagittal"], "batch_size": 8, "patches_per_epoch": 8}
-    drawn = [s.draw(2000) for s in white_matter.samplers(Run("a", "b", 0, settings), someone, held_out)]
-    training, validation = ({int(z) - 1 for z in patches.unique() if z > 0} for patches in drawn)
-    assert training and training <= set(np.flatnonzero(~held_out))
-    assert validation and validation <= set(np.flatnonzero(held_out))
+    assert result["settings"]["options"]["channels"] == 3 and result["settings"]["scoring"]["prior_weight"] > 0
+    assert "training patients" in result["trained_on"] and "made lesions" in result["settings_chosen"]

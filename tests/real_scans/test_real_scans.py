@@ -59,7 +59,7 @@ def test_both_faces_give_the_same_heatmaps(cohort: str, brain: str, tmp_path: Pa
         assert first.shape == scan.shape
         np.testing.assert_allclose(first.affine, scan.affine, atol=1e-5)
         assert nib.aff2axcodes(first.affine) == nib.aff2axcodes(scan.affine)
-        brain_file = root / case["region"] if "region" in case else root / case["image"]
+        brain_file = root / (case.get("region") or case.get("brain") or case["image"])
         inside = np.asarray(nib.load(brain_file).dataobj) != 0
         np.testing.assert_array_equal(np.isfinite(np.asarray(first.dataobj)), inside)
 

@@ -11,7 +11,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.workflows.bundles import copy_bundle, find_bundle, find_chain
+from medanomaly.workflows.bundles import bundle_names, copy_bundle, find_bundle, find_chain
 from medanomaly.workflows.compose import compose, merge, write_configs
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -26,8 +26,7 @@ def parser(folder: Path, config: str, *overlays: Path) -> ConfigParser:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A bundle of one's own beside a copy of what is common, with every kind of entry."""
-    shutil.copytree(BUNDLES / "common", tmp_path / "common")
+    """A bundle of one's own, outside the package, with every kind of entry."""
     model = {
         "name": "mine",
         "network": "medanomaly.detectors.DenoisingAutoencoder",
@@ -45,7 +44,10 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_an_argument_is_named_once_and_arrives_in_its_places(made: Path) -> None:
-    assert [bundle.name for bundle in write_configs(made.parent)] == ["mine"]
+    with pytest.raises(InputError, match="is not composed yet: medanomaly compose"):
+        find_bundle(made)
+    write_configs(made)
+    assert find_bundle(made) == made
     for config in ("train", "inference"):
         own = parser(made, config)
         network = own.get_parsed_content("network_def")
@@ -127,7 +129,7 @@ def test_the_chains_that_come_with_it_are_overlays(tmp_path: Path) -> None:
         root = copy_bundle("ganomaly", tmp_path / file.stem, {}, file.stem)
         for config in ("train", "inference", "evaluate"):
             content = json.loads((root / "configs" / f"{config}.json").read_text())
-            for key in references(content["preprocessing"]):
+            for key in references(content["preprocessing"] or {}):
                 assert key in content, key
 
 
@@ -148,7 +150,27 @@ def test_a_setting_of_another_chain_is_refused(tmp_path: Path) -> None:
 
 
 def test_make_bundles_changes_nothing(tmp_path: Path) -> None:
-    shutil.copytree(BUNDLES, tmp_path / "bundles")
-    assert len(write_configs(tmp_path / "bundles")) >= 8
-    for file in BUNDLES.rglob("*.json"):
-        assert (tmp_path / file.relative_to(BUNDLES.parent)).read_bytes() == file.read_bytes(), file
+    for name in bundle_names():
+        shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("configs"))
+        write_configs(tmp_path / name)
+        files = sorted(file.relative_to(BUNDLES) for file in (BUNDLES / name).rglob("*.*"))
+        assert files == sorted(file.relative_to(tmp_path) for file in (tmp_path / name).rglob("*.*"))
+        for file in files:
+            assert (tmp_path / file).read_bytes() == (BUNDLES / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "has no model.json"),
+        ("{", "is not a JSON dictionary"),
+        ("[1]", "is not a JSON dictionary"),
+        ('{"name": "mine"}', "has no 'network'"),
+    ],
+)
+def test_a_folder_that_cannot_be_composed_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "model.json").write_text(content)
+    with pytest.raises(InputError, match=said):
+        write_configs(tmp_path)
+    assert not (tmp_path / "configs").exists()

@@ -29,8 +29,8 @@ def test_a_learning_rate_arrives_in_the_optimiser(bundle: str, key: str, cohort:
     workflow = ConfigWorkflow(str(tmp_path / "configs" / "train.json"), workflow_type="train", logging_file=False)
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train::trainer")
-    assert trainer.optimizers
-    assert {group["lr"] for o in trainer.optimizers.values() for group in o.param_groups} == {1.25e-4}
+    optimizers = next(trainer.detector.stages()).optimizers
+    assert {group["lr"] for optimizer in optimizers.values() for group in optimizer.param_groups} == {1.25e-4}
 
 
 def test_a_deeper_setting_arrives(cohort: Path, tmp_path: Path) -> None:

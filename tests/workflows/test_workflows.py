@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.workflows import bundles, evaluate, score, train
@@ -99,3 +100,32 @@ def test_what_is_asked_for_reaches_the_bundle(
         with pytest.raises(pytest.skip.Exception):
             score(model=model, output=tmp_path / "o", datalist=cohort, region=region, amp=True)
         assert (called[-1][2]["region"], called[-1][2]["score_amp"]) == (region, True)
+
+
+def test_films_are_trained_scored_and_evaluated_by_their_chain(tmp_path: Path) -> None:
+    row, column = np.indices((70, 60))
+    datalist: dict[str, list[dict[str, str]]] = {}
+    for number, section in enumerate(("training", "training", "validation", "test", "test")):
+        case, label = f"{section}{number}", np.zeros((70, 60), np.uint8)
+        if case == "test4":
+            label[20:34, 18:32] = 255
+        film = 100 + 40 * np.sin(row / 15 + number) * np.cos(column / 12) + (label > 0) * 80
+        for name, pixels in ((f"{case}.png", film), (f"{case}_label.png", label)):
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name)
+        labelled = {"label": f"{case}_label.png"} if section == "test" else {}
+        datalist.setdefault(section, []).append({"case": case, "image": f"{case}.png", **labelled})
+    (tmp_path / "films.json").write_text(json.dumps(datalist))
+    few = {"patches_per_epoch": 16, "batch_size": 8, "features": 8}
+    model = train(
+        tmp_path / "films.json",
+        tmp_path / "m",
+        bundle="denoising_autoencoder",
+        chain="radiograph",
+        epochs=1,
+        settings=few,
+    )
+    table = score(model=model, output=tmp_path / "out", datalist=tmp_path / "films.json")
+    assert [Path(path).name for path in table["display"]] == ["test3_display.png", "test4_display.png"]
+    metrics = evaluate(tmp_path / "films.json", tmp_path / "out")
+    assert metrics["detectors"][0]["voxels"]["auroc"] > 0.9, "the mark is brighter than all else"
+    assert json.loads((model / "models" / "calibration.json").read_text())["settings"]["size"] == [64, 64]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,27 +18,14 @@ import medanomaly
 
 def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_root: Path | None) -> str:
     """The lines below the table: how, with what, when and where the figures were made."""
-    first, folder_name = results[0], folder.name
     seeds = sorted({result["seed"] for result in results})
-    changed = {key: value for result in results for key, value in result.get("changed_settings", {}).items()}
-    command = (
-        f"medanomaly benchmark {first['experiment']} --detectors "
-        + ",".join(dict.fromkeys(result["detector"] for result in results))
-        + f" --seeds {','.join(map(str, seeds))}"
-        + ("" if data_root is None else f" --data-root {data_root}")
-        + "".join(
-            f" --set {key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changed.items()
-        )
-        + f" --output {folder.parent}"
-        + (" --reduced" if folder_name.endswith("-reduced") else "")
-    )
     dates = sorted(result["date"][:10] for result in results)
     machines = dict.fromkeys(
         "{processor}, {cores} cores, {threads} threads, {device}, torch {torch}".format(**result["machine"])
         for result in results
     )
     lines = [
-        f"Command: `{command}`",
+        *(f"Command: `{command}`" for command in _commands(results, folder, data_root)),
         f"Commit: {', '.join(dict.fromkeys(str(result['commit'] or 'unknown') for result in results))}",
         f"Date: {dates[0] if dates[0] == dates[-1] else f'{dates[0]} to {dates[-1]}'}",
         f"Seeds: {', '.join(map(str, seeds))}",
@@ -46,6 +34,23 @@ def provenance_lines(results: Sequence[Mapping[str, Any]], folder: Path, data_ro
         *_mixed_settings(results),
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _commands(results: Sequence[Mapping[str, Any]], folder: Path, data_root: Path | None) -> list[str]:
+    """The commands that make the results again: one for those that were made with the same words."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        words = [*result.get("arguments", [result["experiment"]])]
+        for key, value in result.get("changed_settings", {}).items():
+            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+        groups.setdefault(shlex.join(["medanomaly", "benchmark", *words]), []).append(result)
+    ends = [] if data_root is None else ["--data-root", str(data_root)]
+    ends += ["--output", str(folder.parent), *(["--reduced"] if folder.name.endswith("-reduced") else [])]
+    return [
+        f"{command} --detectors {','.join(dict.fromkeys(result['detector'] for result in group))} "
+        f"--seeds {','.join(map(str, sorted({result['seed'] for result in group})))} {shlex.join(ends)}"
+        for command, group in groups.items()
+    ]
 
 
 def machine() -> dict[str, Any]:
