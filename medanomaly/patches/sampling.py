@@ -15,7 +15,7 @@ from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_f
 from medanomaly.patches.layout import channels_last, for_network, plain
 from medanomaly.patches.positions import Positions
 from medanomaly.patches.spec import PatchSpec
-from medanomaly.patches.volumes import VolumeStore, give_back_memory
+from medanomaly.patches.volumes import VolumeStore, large_arrays_apart
 from medanomaly.preprocessing.arrays import ArrayOnDisk
 from medanomaly.preprocessing.case_file import KEPT_IN
 
@@ -180,10 +180,9 @@ class PatchSampler:
                 )
             self._store = VolumeStore(self.held_bytes, self.device)
             sources: list[_Source] = []
-            for number in range(len(self.dataset)):
-                sources += self._prepare(number, self.dataset[number])
-                if not isinstance(sources[-1].volume, Tensor):
-                    give_back_memory()
+            with large_arrays_apart():
+                for number in range(len(self.dataset)):
+                    sources += self._prepare(number, self.dataset[number])
             self._sources = sources
         return self._sources
 
