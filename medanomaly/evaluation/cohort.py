@@ -22,6 +22,7 @@ from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_ranking
 from medanomaly.evaluation.cohort_voxels import (
     Label,
+    calibration_of,
     label_on_scan,
     measure_heatmaps,
     named_intervals,
@@ -29,7 +30,6 @@ from medanomaly.evaluation.cohort_voxels import (
     voxels_at,
 )
 from medanomaly.evaluation.heatmaps import HeatmapSource
-from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import roc_curve
 
 
@@ -154,12 +154,7 @@ def _normals_of(
     """The calibration of a detector: the one that was given, or that of normal cases without their lesions."""
     if name in calibrations or not normals:
         return calibrations.get(name)
-    scores = []
-    for case in normals:
-        heatmap = source(case)
-        has_mask = case.get("label") is not None and not is_image_label(case["label"])
-        scores.append(heatmap[np.isfinite(heatmap) & ~label_on_scan(case) if has_mask else np.isfinite(heatmap)])
-    return Calibration.fit(scores, normals_in_words(len(normals)))
+    return calibration_of(source, normals)
 
 
 def _measure_cases(

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medanomaly.data import LoadCased, read_volume
+from medanomaly.data.datalist import is_image_label
 from medanomaly.data.reading import INSIDE
 from medanomaly.errors import InputError
 from medanomaly.evaluation.bootstrap import bootstrap_over_cases
+from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_score
 from medanomaly.evaluation.heatmaps import HeatmapSource
+from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import in_region, roc_curve, voxel_metrics
 
 VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
@@ -119,6 +122,23 @@ def label_on_scan(case: Mapping[str, Any]) -> NDArray[np.bool_]:
         return np.asarray(read_volume(case["label"]).as_tensor()) >= INSIDE
     image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
     return np.asarray(LoadCased()({"image": image, "label": case["label"]})["label"][0].as_tensor()) > 0
+
+
+def calibration_of(source: HeatmapSource, normals: Sequence[Mapping[str, Any]], held_out: bool = True) -> Calibration:
+    """Of the scores of normal cases on the grid of their scans: all voxels of the region that are free of lesion.
+
+    Args:
+        source: of the heatmaps.
+        normals: cases; lesions of those that have a mask as ``label`` are left out.
+        held_out: whether the detector has never seen them.
+    """
+    scores = []
+    for case in normals:
+        heatmap = source(case)
+        normal = np.isfinite(heatmap)
+        has_mask = case.get("label") is not None and not is_image_label(case["label"])
+        scores.append(heatmap[normal & ~label_on_scan(case) if has_mask else normal])
+    return Calibration.fit(scores, normals_in_words(len(normals), held_out), held_out=held_out)
 
 
 def _check_same_region(

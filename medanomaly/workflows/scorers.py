@@ -16,13 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medanomaly.data import written_whole
-from medanomaly.data.datalist import is_image_label
 from medanomaly.data.training_cases import check_apart
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
-from medanomaly.evaluation.cohort_voxels import label_on_scan
+from medanomaly.evaluation.cohort_voxels import calibration_of
 from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
-from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.preprocessing import brain_mri, radiograph, user_cache
 from medanomaly.training import load_detector
 from medanomaly.workflows.bundles import copy_bundle, find_bundle, read_settings, run_bundle, settings_it_has
@@ -114,13 +112,7 @@ class Scorer:
         (``calibrate``, for cases that are to be scored in daily use, leaves out the patches that touch a lesion, too.
         Brightness has no patches, and all rows of a table are to have their thresholds from the same voxels.)
         """
-        scores = []
-        for case in normals:
-            heatmap = self.heatmap(case)
-            normal = np.isfinite(heatmap)
-            has_mask = case.get("label") is not None and not is_image_label(case["label"])
-            scores.append(heatmap[normal & ~label_on_scan(case) if has_mask else normal])
-        return Calibration.fit(scores, normals_in_words(len(normals), held_out), held_out=held_out)
+        return calibration_of(self.heatmap, normals, held_out)
 
 
 def train_scorer(
