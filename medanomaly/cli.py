@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
+DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]
+Section = Annotated[str, typer.Option(help="Section of the datalist.")]
 Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the bundle, such as patch_size=32; repeatable."),
@@ -53,7 +55,7 @@ def train(
     bundle: Annotated[
         str, typer.Option(help="A bundle that comes with medanomaly, or the folder of one.")
     ] = "ganomaly",
-    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    data_root: DataRoot = None,
     chain: Annotated[
         str | None, typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph, or a JSON file.")
     ] = None,
@@ -98,8 +100,8 @@ def score(
     model: Annotated[Path, typer.Option(help="Folder of a trained model.")] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option(help="Folder for the heatmaps.")] = ...,  # type: ignore[assignment]
     datalist: Annotated[Path | None, typer.Option(help="Score a cohort instead of single scans.")] = None,
-    section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
-    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    section: Section = "test",
+    data_root: DataRoot = None,
     brain: Annotated[
         str | None,
         typer.Option(
@@ -146,8 +148,8 @@ def evaluate(
     scores: Annotated[Path, typer.Option(help="Folder that 'medanomaly score' wrote.")],
     output: Annotated[Path | None, typer.Option(help="Folder for the results; SCORES/evaluation if not given.")] = None,
     model: Annotated[Path | None, typer.Option(help="The model; if not given, the one that made the scores.")] = None,
-    section: Annotated[str, typer.Option(help="Section of the datalist.")] = "test",
-    data_root: Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")] = None,
+    section: Section = "test",
+    data_root: DataRoot = None,
     brain: Annotated[
         str | None,
         typer.Option("--brain", "--region", help="The command that the scores were made with, if not the model's own."),
