@@ -123,8 +123,9 @@ def score(
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.workflows import score as run
+    from medanomaly.workflows.score import closing_words
 
-    run(
+    table = run(
         scans,
         model,
         output,
@@ -136,10 +137,7 @@ def score(
         amp=amp,
         device=device,
     )
-    print(
-        f"Heatmaps are in {output}/CASE/: load CASE_display.nii.gz over the scan (0 to 100: percent of normal brain "
-        "that scores lower)."
-    )
+    print(closing_words(table, output))
 
 
 @app.command()

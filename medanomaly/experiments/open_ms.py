@@ -9,13 +9,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medanomaly.data import written_whole
-from medanomaly.errors import InputError
+from medanomaly.data import datalist_from_manifest, read_manifest, written_whole
 from medanomaly.evaluation import bootstrap_over_cases
 from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.workflows.scorers import Scorer
 
-CHANNELS = ("FLAIR", "T1", "T2")
 REPLICATES = 200
 
 
@@ -25,18 +23,10 @@ def two_patients(data_root: Path, training: str, test: str) -> dict[str, list[di
     Raises:
         InputError: if a scan is missing.
     """
-    return {"training": [_patient(data_root, training)], "validation": [], "test": [_patient(data_root, test)]}
-
-
-def _patient(data_root: Path, name: str) -> dict[str, Any]:
-    files = [data_root / name / f"{kind}.nii.gz" for kind in (*CHANNELS, "lesions")]
-    for file in files:
-        if not file.exists():
-            raise InputError(
-                f"there is no {file}: set --data-root to the folder of the patients of the Open MS data, {name} among "
-                "them (see data_manifests/open_ms.json)."
-            )
-    return {"case": name, "image": [str(file) for file in files[:-1]], "label": str(files[-1])}
+    manifest = read_manifest("open_ms")
+    roles = {"training": training, "test": test}
+    chosen = {role: [{"case": name, "label": f"{name}/lesions.nii.gz"}] for role, name in roles.items()}
+    return {**datalist_from_manifest({**manifest, **chosen}, data_root, manifest["channels"]), "validation": []}
 
 
 def region_of_all_channels(case: Mapping[str, Any], folder: Path) -> str:

@@ -98,7 +98,8 @@ class DetectorTrainer(Trainer):
         self.stage, self.stage_number, self.rates = Stage("none", {}), 0, dict[str, list[float]]()
         self.epochs_of_trainer = self.stage_epochs = max_epochs
         self.settled_epochs, self.best_loss, self.best_epoch = 0, math.inf, 0
-        super().__init__(device, max_epochs, data_loader=self.sampler, epoch_length=len(self.sampler), amp=amp)
+        super().__init__(device, max_epochs, data_loader=self.sampler, epoch_length=len(self.sampler))
+        self.amp = amp  # set here, as MONAI would make a scaler with it, which float16 needs and bfloat16 does not
         self.early_stopping = EarlyStopping(
             patience,
             lambda engine: engine.state.metrics["val_loss"],

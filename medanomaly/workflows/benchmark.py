@@ -26,7 +26,7 @@ from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
 from medanomaly.report.provenance import current_commit, machine, provenance_lines
 from medanomaly.report.tables import number, show, terminal
-from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
+from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
 BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
 
@@ -261,12 +261,11 @@ def _check_settings(run: Run, folder: Path) -> None:
     wanted = _flat(run.record)
     for file in (folder / "results" / f"{run.id}.json", folder / "runs" / run.id / "run.json"):
         found = _flat(_read_json(file)["settings"]) if file.exists() else wanted
-        for key in sorted(wanted.keys() | found.keys()):
-            if wanted.get(key) != found.get(key):
-                raise InputError(
-                    f"{file} was made with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is asked for: "
-                    f"choose another --output, or delete that file and {folder / 'runs' / run.id} to run it again."
-                )
+        for key in differences(found, wanted):
+            raise InputError(
+                f"{file} was made with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is asked for: "
+                f"choose another --output, or delete that file and {folder / 'runs' / run.id} to run it again."
+            )
 
 
 def _check_shared(experiment: Experiment, planned: Sequence[Run], folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medanomaly.data import cases_from_files, heatmap_path, read_datalist, require_folder
+from medanomaly.data import cases_from_files, display_path, read_datalist, require_folder
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.workflows import bundles
 from medanomaly.workflows.settings import device_setting
@@ -77,8 +77,20 @@ def score(
     bundles.run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     table = pd.read_csv(output / "cases.csv", dtype={"case": str}).set_index("case")
     table = table.loc[[case["case"] for case in cases]].reset_index()
-    folders = [heatmap_path(output, case).parent for case in table["case"]]
-    return table.assign(display=[str(next(folder.glob(f"{folder.name}_display.*"))) for folder in folders])
+    shown = zip(table["case"], table["image"], strict=True)
+    return table.assign(display=[str(display_path(output, case, scan)) for case, scan in shown])
+
+
+def closing_words(table: pd.DataFrame, output: str | Path) -> str:
+    """What to do with the maps that :func:`score` wrote, for the terminal."""
+    kinds = sorted(
+        {Path(display).name.removeprefix(case) for case, display in zip(table["case"], table["display"], strict=True)}
+    )
+    maps = " or ".join(f"CASE{kind}" for kind in kinds)
+    scale = "0 to 100: percent of normal voxels that score lower"
+    if any(kind.endswith(".png") for kind in kinds):
+        scale += "; black to white in a PNG"
+    return f"Heatmaps are in {output}/CASE/: load {maps} over the scan ({scale})."
 
 
 def sign_setting(model: Path, sign: str | None) -> dict[str, str]:

@@ -158,14 +158,18 @@ def _keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     file = folder.with_name(f"{folder.name}.json")
     wanted = json.loads(json.dumps(settings))
     found = json.loads(file.read_text()) if folder.exists() and file.exists() else wanted
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            raise InputError(
-                f"the training in {folder} was begun with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is "
-                f"asked for: choose another folder, or delete {folder} to train again."
-            )
+    for key in differences(found, wanted):
+        raise InputError(
+            f"the training in {folder} was begun with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is "
+            f"asked for: choose another folder, or delete {folder} to train again."
+        )
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(wanted))
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The names of settings that are not the same in both, in alphabetical order."""
+    return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
 
 
 def load_scorer(model: str | Path, **scoring: Any) -> Scorer:

@@ -174,10 +174,13 @@ def test_one_patient_cannot_be_learned_from_and_tested(data_root, small, tmp_pat
         train_scorer(run.bundle, cohort, tmp_path / "m", 0, run.settings, {})
 
 
-@pytest.mark.parametrize("root", [None, "nowhere"])
-def test_missing_scans_are_named(root, tmp_path):
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [(None, "set --data-root"), ("nowhere", "nowhere does not exist"), (".", r"8 of 8 files .* patient07/FLAIR")],
+)
+def test_missing_scans_are_named(root, message, tmp_path):
     run = white_matter.runs(["intensity"], [0], False)[0]
-    with pytest.raises(InputError, match=r"set --data-root"):
+    with pytest.raises(InputError, match=message):
         EXPERIMENT.cohort(run, None if root is None else tmp_path / root, tmp_path)
 
 

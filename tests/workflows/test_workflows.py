@@ -14,6 +14,7 @@ from PIL import Image
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.workflows import bundles, evaluate, score, train
 from medanomaly.workflows.evaluate import compare
+from medanomaly.workflows.score import closing_words
 
 SMALL = {"patches_per_epoch": 64, "batch_size": 64, "spacing": [2, 2, 3]}
 
@@ -126,6 +127,7 @@ def test_films_are_trained_scored_and_evaluated_by_their_chain(tmp_path: Path) -
     )
     table = score(model=model, output=tmp_path / "out", datalist=tmp_path / "films.json")
     assert [Path(path).name for path in table["display"]] == ["test3_display.png", "test4_display.png"]
+    assert "load CASE_display.png over the scan" in closing_words(table, tmp_path / "out")
     metrics = evaluate(tmp_path / "films.json", tmp_path / "out")
     assert metrics["detectors"][0]["voxels"]["auroc"] > 0.9, "the mark is brighter than all else"
     assert json.loads((model / "models" / "calibration.json").read_text())["settings"]["size"] == [64, 64]
