@@ -109,7 +109,7 @@ CATALOGUE = (
             },
             (1, 2, 200),
             (3, 2, 200),
-            (1, 3, 40),
+            (1, 3, 25),
         ),
         own_settings={
             "members": [
@@ -186,7 +186,7 @@ CATALOGUE = (
             {"features": 8},
             {"features": 8, "sign": "dark"},
         ),
-        learners=learners({"features": 8, "learning_rate": 0.003}, (1, 2, 200), (3, 2, 200), (1, 3, 80)),
+        learners=learners({"features": 8, "learning_rate": 0.003}, (1, 2, 200), (3, 2, 200), (1, 3, 40)),
         own_settings={
             "features": 16,
             "radius": [2.0, 8.0],
