@@ -10,6 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+# Helpers that several files share: a failure in them shows its values, as one in a test does.
+pytest.register_assert_rewrite(
+    "tests.patches.heatmap_by_loop", "tests.preprocessing.cached_cases", "tests.training.small_trainings"
+)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory):

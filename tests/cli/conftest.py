@@ -1,7 +1,8 @@
-"""The command line in this process, and a small model, for the files here that ask one thing of it each."""
+"""The command line in this process, a small model and its heatmaps, for files that ask one thing of them each."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,17 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained") / "model"
     assert run_command("train", "--datalist", cohort, "--output", root, "--epochs", 1, *SMALL) == 0
     return root
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """A model that a test may change."""
+    return shutil.copytree(trained, tmp_path / "model")
+
+
+@pytest.fixture(scope="session")
+def scores(cohort: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The heatmaps of the cohort by the model that no test changes; at most, an evaluation is put beside them."""
+    out = tmp_path_factory.mktemp("scores")
+    assert run_command("score", "--datalist", cohort, "--model", trained, "--output", out) == 0
+    return out

@@ -28,12 +28,6 @@ def mine(cohort: Path, tmp_path: Path) -> Path:
     return shutil.copytree(cohort.parent, tmp_path / "cohort") / cohort.name
 
 
-@pytest.fixture
-def model(trained: Path, tmp_path: Path) -> Path:
-    """A model that a test may change."""
-    return shutil.copytree(trained, tmp_path / "model")
-
-
 def change_weights(model: Path) -> None:
     """As another training would."""
     weights = torch.load(model / "models" / "model.pt", weights_only=True)

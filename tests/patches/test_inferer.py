@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
-from monai.transforms import SpatialPad
 from torch import nn
 
 from medanomaly.detectors import GANomaly
 from medanomaly.errors import InputError
 from medanomaly.patches import PatchScoreInferer, PatchSpec, inferer
-
-CLOSE = {"rtol": 0, "atol": 1e-5, "equal_nan": True}
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+from tests.patches.heatmap_by_loop import AXES, CLOSE, Scorer, loop_over_patches, made_volume, odd_mask
 
 # (patch_size, stride, spatial_dims, plane, volume)
 SETTINGS = [
@@ -30,79 +25,6 @@ SETTINGS = [
     (6, 3, 3, "axial", (7, 15, 6)),
     (6, 4, 3, "axial", (5, 9, 4)),  # smaller than a patch
 ]
-
-
-class Scorer(nn.Module):
-    """A score that depends on the place of every voxel and channel in the patch; ``kind`` is "patch" or "voxel"."""
-
-    def __init__(self, kind, patch_size, spatial_dims, in_channels=2):
-        super().__init__()
-        self.kind, self.in_channels, self.batches = kind, in_channels, []
-        generator = torch.Generator().manual_seed(3)
-        self.weight = torch.rand((in_channels,) + (patch_size,) * spatial_dims, generator=generator) - 0.3
-
-    def forward(self, patches):
-        assert patches.shape[1:] == self.weight.shape
-        self.batches.append(len(patches))
-        weighted = patches * self.weight
-        if self.kind == "voxel":
-            return torch.sin(3 * weighted).sum(dim=1, keepdim=True)
-        return torch.sin(weighted.flatten(1).sum(dim=1, keepdim=True))
-
-
-def made_volume(shape, channels=2, seed=0):
-    return torch.rand((1, channels, *shape), generator=torch.Generator().manual_seed(seed)) + 0.1
-
-
-def odd_mask(shape, seed=0):
-    """A few lone voxels and one ragged blob: most patches miss it."""
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.01
-    h, w, d = (size // 2 for size in shape)
-    mask[h : h + 2, w:, d] = True
-    return mask
-
-
-def stack_of_slices(volume, where, axis, slices):
-    """The slices around a window (all of one thickness) as channels, slice by slice; zeros beyond the border."""
-    middle, stack = where[axis].start, []
-    for number in range(middle - slices // 2, middle + slices // 2 + 1):
-        there = [*where[:axis], slice(number, number + 1), *where[axis + 1 :]]
-        inside = 0 <= number < volume.shape[1 + axis]
-        stack.append(volume[(slice(None), *there)] if inside else torch.zeros_like(volume[(slice(None), *where)]))
-    return torch.cat(stack).squeeze(1 + axis)
-
-
-def loop_over_patches(volume, mask, network, patch_size, stride, spatial_dims, plane, slices=1, exclude=None):
-    """Mean of the covering patches' scores, one patch at a time; volume (C, H, W, D), mask (H, W, D)."""
-    window = [patch_size] * 3
-    if spatial_dims == 2:
-        window[AXES[plane]] = 1
-    padded = SpatialPad([max(w, s) for w, s in zip(window, mask.shape, strict=True)])
-    exclude = torch.zeros_like(mask) if exclude is None else exclude
-    volume, mask, exclude, inside = (
-        padded(x).as_tensor() for x in (volume, mask[None], exclude[None], torch.ones_like(mask)[None])
-    )
-    sums, counts = torch.zeros(mask.shape[1:]), torch.zeros(mask.shape[1:])
-    steps = [stride if w == patch_size else 1 for w in window]
-    axes = [
-        [slice(start, start + w) for start in [*range(0, size - w, step), size - w]]
-        for size, w, step in zip(mask.shape[1:], window, steps, strict=True)
-    ]
-    for where in product(*axes):
-        if not mask[0][where].any():
-            continue
-        patch, lesion = volume[(slice(None), *where)], exclude[(slice(None), *where)]
-        if spatial_dims == 2:
-            patch, lesion = (stack_of_slices(x, where, AXES[plane], slices) for x in (volume, exclude))
-        if lesion.any():
-            continue
-        score = network(patch[None])[0]
-        if score.ndim > 1:
-            score = score[0].unsqueeze(AXES[plane]) if spatial_dims == 2 else score[0]
-        sums[where] += score
-        counts[where] += 1
-    heatmap = torch.where(counts > 0, sums / counts, torch.nan)
-    return heatmap[inside[0] > 0].view(tuple(inside[0].sum(dim=d).max() for d in range(3)))
 
 
 def monai_windows(volume, network, patch_size, stride, spatial_dims, plane):
@@ -312,71 +234,3 @@ def test_the_last_batch_is_filled_to_a_quarter_of_a_full_one(batch_size, sizes):
     heatmap = PatchScoreInferer(PatchSpec(8, stride=4), batch_size=batch_size)(volume, network)
     assert network.batches == sizes and sum(sizes) >= 45
     assert torch.allclose(heatmap, PatchScoreInferer(PatchSpec(8, stride=4), batch_size=1)(volume, network), **CLOSE)
-
-
-@pytest.mark.parametrize("kind", ["patch", "voxel"])
-@pytest.mark.parametrize("slab_voxels", [1, 300, 2**18])
-@pytest.mark.parametrize("planes", [("axial",), ("coronal",), ("sagittal",), ("axial", "coronal", "sagittal")], ids=str)
-@pytest.mark.parametrize("slices", [3, 7])
-def test_neighbouring_slices_equal_a_loop_over_stacks(slices, planes, slab_voxels, kind, monkeypatch):
-    monkeypatch.setattr(inferer, "SLAB_VOXELS", slab_voxels)
-    shape = (11, 9, 5)  # fewer slices than 7 along one axis, and smaller than a patch
-    network, volume, mask = Scorer(kind, 6, 2, 2 * slices), made_volume(shape), odd_mask(shape)
-    exclude = torch.zeros(shape, dtype=torch.bool)
-    exclude[1, 2, 1] = exclude[9, 7, 4] = True
-    each = torch.stack(
-        [loop_over_patches(volume[0], mask, network, 6, 4, 2, plane, slices, exclude) for plane in planes]
-    )
-    expected = torch.nan_to_num(each).sum(0) / (~torch.isnan(each)).sum(0)
-    visited, network.batches = len(network.batches), []
-    heatmap = PatchScoreInferer(PatchSpec(6, 2, planes, 4, slices), batch_size=5)(
-        volume, network, mask=mask[None, None], exclude=exclude[None, None]
-    )
-    assert torch.allclose(heatmap[0, 0], expected, **CLOSE)
-    assert sum(network.batches) == visited
-    assert heatmap.isnan().any() and heatmap.isfinite().any()
-
-
-def test_channels_come_slice_by_slice_and_beyond_the_border_are_zeros():
-    volume, seen = torch.arange(4.0).view(1, 2, 1, 1, 2).expand(1, 2, 4, 4, 2) + 1, []  # channel 0: 1, 2; 1: 3, 4
-    spec = PatchSpec(4, slices=3)
-    PatchScoreInferer(spec, batch_size=1)(volume, lambda patches: seen.append(patches) or patches[:, :1, 0, 0])
-    assert [patch[0, :, 0, 0].tolist() for patch in seen] == [[0, 0, 1, 3, 2, 4], [1, 3, 2, 4, 0, 0]]
-
-
-def test_channels_and_slices_are_counted_together():
-    scorer = PatchScoreInferer(PatchSpec(8, stride=4, slices=3))
-    with pytest.raises(InputError, match=r"has 3 channel\(s\), 9 in patches of 3 slices, but the detector takes 2"):
-        scorer(torch.ones(1, 3, 8, 8, 2), Scorer("patch", 8, 2))
-
-
-@pytest.mark.parametrize("kind", ["patch", "voxel"])
-@pytest.mark.parametrize(
-    ("patch_size", "spatial_dims", "plane", "shape", "slices"),
-    [
-        (16, 2, "axial", (16, 16, 1), 1),  # an image as large as the patch
-        (16, 2, "axial", (13, 10, 1), 1),
-        (16, 2, "axial", (13, 10, 1), 3),  # an image has no neighbours: zeros
-        (16, 2, "coronal", (13, 3, 10), 3),
-        (12, 3, "axial", (7, 11, 1), 1),
-        (9, 3, "axial", (9, 8, 7), 1),
-    ],
-    ids=str,
-)
-def test_whole_slices_and_images_are_patches(patch_size, spatial_dims, plane, shape, slices, kind):
-    network, volume = Scorer(kind, patch_size, spatial_dims, 2 * slices), made_volume(shape)
-    mask = odd_mask(shape)
-    mask[shape[0] // 2, shape[1] // 2] = True
-    expected = loop_over_patches(volume[0], mask, network, patch_size, patch_size, spatial_dims, plane, slices)
-    network.batches = []
-    spec = PatchSpec(patch_size, spatial_dims, plane, patch_size, slices)
-    heatmap = PatchScoreInferer(spec, batch_size=1)(volume, network, mask=mask[None, None])
-    assert torch.allclose(heatmap[0, 0], expected, **CLOSE)
-    assert len(network.batches) == (shape[AXES[plane]] if spatial_dims == 2 else 1)
-
-
-def test_a_thin_volume_is_not_padded_along_its_normal(monkeypatch):
-    seen, whole = [], inferer.PatchGrid
-    monkeypatch.setattr(inferer, "PatchGrid", lambda size, *args: seen.append(tuple(size)) or whole(size, *args))
-    PatchScoreInferer(PatchSpec(64, stride=64))(torch.ones(1, 1, 60, 64, 1), lambda patches: patches[:, :1, 0, 0])
-    assert seen == [(1, 64, 64)]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -19,78 +17,10 @@ from monai.data import MetaTensor
 from monai.utils import TraceKeys
 
 from medanomaly.errors import InputError
-from medanomaly.preprocessing import CachedCompose, brain_mri, cache, heatmap_to_scan, user_cache
+from medanomaly.preprocessing import CachedCompose, brain_mri, heatmap_to_scan
 from medanomaly.preprocessing.arrays import PAGE, nonzero_stretches, space_of
 from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
-
-AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 3.0]), [15.0, -12.0, 9.0])
-ANOTHER_GRID = nib.affines.from_matvec(np.diag([2.0, 2.0, 3.0]), [-15.0, -13.0, 8.0])
-
-
-def save(path, array, affine=AFFINE):
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return str(path)
-
-
-@pytest.fixture
-def case(tmp_path):
-    """A case of two channels, with a mask on another grid and a label."""
-    rng, shape = np.random.default_rng(0), (14, 13, 9)
-    inside = np.zeros(shape, np.uint8)
-    inside[3:12, 2:11, 1:8] = 1
-    air = np.pad(np.ones([side - 2 for side in shape]), 1)
-    folder = tmp_path / "scan"
-    folder.mkdir()
-    return {
-        "image": [
-            save(folder / f"{n}.nii.gz", (air * rng.normal(100, 20, shape)).astype(np.float32)) for n in range(2)
-        ],
-        "region": save(folder / "brain.nii.gz", inside, ANOTHER_GRID),
-        "label": save(folder / "label.nii", inside * (rng.random(shape) < 0.1).astype(np.uint8)),
-        "case": "a",
-    }
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "cache"
-
-
-def kept(folder):
-    return sorted(folder.glob("*"))
-
-
-def counting(chain):
-    """The chain, and a list that grows with each case that is really prepared."""
-    prepared, first = [], chain.transforms[0]
-    chain.transforms = (lambda data: prepared.append(data) or first(data), *chain.transforms[1:])
-    return chain, prepared
-
-
-def content(value):
-    """What can be compared, of metadata and histories; the ids of transforms differ between processes."""
-    if isinstance(value, dict):
-        return {str(k): content(v) for k, v in value.items() if k != TraceKeys.ID}
-    if isinstance(value, list | tuple):
-        return type(value)(content(v) for v in value)
-    if isinstance(value, np.ndarray | torch.Tensor | np.generic | float):
-        array = np.asarray(value)
-        return array.dtype.str, array.shape, array.tobytes()
-    return value
-
-
-def assert_same(found, expected):
-    assert list(found) == list(expected)
-    for key, value in expected.items():
-        assert type(found[key]) is type(value), key
-        if isinstance(value, torch.Tensor):
-            assert found[key].dtype == value.dtype, key
-            assert np.asarray(found[key]).tobytes() == np.asarray(value).tobytes(), key
-        if isinstance(value, MetaTensor):
-            for attribute in ("meta", "applied_operations", "pending_operations", "is_batch"):
-                assert content(getattr(found[key], attribute)) == content(getattr(value, attribute)), (key, attribute)
-        if not isinstance(value, torch.Tensor):
-            assert found[key] == value, key
+from tests.preprocessing.cached_cases import AFFINE, ANOTHER_GRID, assert_same, counting, kept, save
 
 
 def back(chain, prepared, output=None):
@@ -222,32 +152,6 @@ def test_an_entry_that_is_damaged_is_made_anew(case, folder, damage):
     assert len(entry.read_bytes()) == len(whole)
 
 
-def test_the_cases_that_were_not_used_for_longest_go_first(case, folder):
-    chain = brain_mri(cache_dir=folder)
-    cases = [{"image": [image], "region": case["region"]} for image in case["image"]]
-    for number, one in enumerate(cases):
-        chain(one)
-        (new,) = [file for file in kept(folder) if file.stat().st_mtime > 1e9]
-        os.utime(new, (number, number))
-    first, second = sorted(kept(folder), key=lambda file: file.stat().st_mtime)
-    chain(cases[0])  # used again: the second is now the oldest
-    chain.max_bytes = 2.5 * space_of(first.stat())
-    chain({**cases[0], "label": case["label"]})
-    assert len(kept(folder)) == 2
-    assert first in kept(folder)
-    assert second not in kept(folder)
-    assert sum(space_of(file.stat()) for file in kept(folder)) <= chain.max_bytes
-
-
-def test_what_else_lies_in_the_folder_is_left_alone(case, folder):
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    chain = brain_mri(cache_dir=folder)
-    chain.max_bytes = 0
-    chain(case)
-    assert [file.name for file in kept(folder)] == ["notes.txt"]
-
-
 def test_what_cannot_be_told_from_its_path_is_never_kept(case, folder, tmp_path):
     masked = brain_mri(region=lambda image: image[0] > 50, cache_dir=folder)
     assert not isinstance(masked, CachedCompose)
@@ -272,17 +176,6 @@ def test_a_folder_of_slices_is_known_by_all_its_files(folder, tmp_path):
     assert None not in keys
 
 
-def test_a_folder_that_cannot_be_written_is_warned_of_once(case, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    chain = brain_mri(cache_dir=tmp_path / "file" / "cache")
-    with pytest.warns(UserWarning, match="prepared cases are not kept"):
-        found = chain(case)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_same(chain(case), found)
-    assert_same(found, brain_mri()(case))
-
-
 def test_a_file_that_is_changed_while_it_is_read_is_not_kept(case, folder):
     chain = brain_mri(cache_dir=folder)
     read, *others = chain.transforms
@@ -301,109 +194,6 @@ def test_an_error_is_as_plain_as_without_a_cache_and_leaves_nothing(case, folder
         assert isinstance(caught.value.__cause__, InputError)
         assert "cannot be read as an image" in str(caught.value.__cause__)
     assert kept(folder) == []
-
-
-def test_the_folder_of_the_bundles_is_the_users_own(monkeypatch, tmp_path):
-    monkeypatch.delenv("MEDANOMALY_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path / "medanomaly"
-    monkeypatch.setenv("MEDANOMALY_CACHE", str(tmp_path / "elsewhere"))
-    assert user_cache() == tmp_path / "elsewhere"
-
-
-def mode(path):
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-@pytest.mark.parametrize("before", [None, 0o777, 0o755], ids=["new", "777", "755"])
-def test_the_folder_and_its_files_are_the_owners_alone(case, folder, before):
-    one = {"image": case["image"][:1], "region": case["region"]}
-    brain_mri(cache_dir=folder)(one)
-    if before is not None:  # as an earlier version, or the user, left it
-        (entry,) = kept(folder)
-        entry.chmod(0o644)
-        folder.chmod(before)
-    umask = os.umask(0)
-    try:
-        brain_mri(cache_dir=folder)(case)
-    finally:
-        os.umask(umask)
-    assert mode(folder) == 0o700
-    assert [mode(entry) for entry in kept(folder)] == [0o600] * 2
-
-
-def test_a_hit_makes_them_private_too(case, folder):
-    brain_mri(cache_dir=folder)(case)
-    folder.chmod(0o777)
-    kept(folder)[0].chmod(0o666)
-    chain, prepared = counting(brain_mri(cache_dir=folder))
-    chain(case)
-    assert prepared == []
-    assert (mode(folder), mode(kept(folder)[0])) == (0o700, 0o600)
-
-
-def test_what_else_lies_in_the_folder_keeps_its_mode(case, folder):
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    (folder / "notes.txt").chmod(0o644)
-    brain_mri(cache_dir=folder)(case)
-    assert mode(folder / "notes.txt") == 0o644
-
-
-def not_ours(monkeypatch, *paths):
-    """Make ``os`` say that some files are of another user, which only root could bring about."""
-    own = {name: getattr(os, name) for name in ("stat", "lstat", "fstat")}
-    numbers = {(found.st_dev, found.st_ino) for found in map(os.stat, paths)}
-
-    def told(name):
-        def ask(path, *args, **kwargs):
-            found = own[name](path, *args, **kwargs)
-            if (found.st_dev, found.st_ino) not in numbers:
-                return found
-            return os.stat_result([*found[:4], found.st_uid + 1, *found[5:10]], {})
-
-        return ask
-
-    for name in own:
-        monkeypatch.setattr(os, name, told(name))
-
-
-@pytest.mark.parametrize("why", ["sticky", "not ours"])
-def test_a_folder_that_others_share_keeps_its_mode_and_nothing_is_kept_there(case, folder, why, monkeypatch):
-    folder.mkdir()
-    folder.chmod(0o1777 if why == "sticky" else 0o777)
-    if why == "not ours":
-        not_ours(monkeypatch, folder)
-    chain = brain_mri(cache_dir=folder)
-    with pytest.warns(UserWarning, match=rf"prepared cases are not kept.*{folder}"):
-        chain(case)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_same(chain(case), brain_mri()(case))
-    assert kept(folder) == []
-    assert mode(folder) == (0o1777 if why == "sticky" else 0o777)
-
-
-def test_an_entry_of_another_user_is_never_read(case, folder, monkeypatch):
-    expected = brain_mri(cache_dir=folder)(case)
-    (entry,) = kept(folder)
-    not_ours(monkeypatch, entry)
-    monkeypatch.setattr("json.loads", lambda content: pytest.fail("it was read"))
-    chain, prepared = counting(brain_mri(cache_dir=folder))
-    assert_same(chain(case), expected)
-    assert len(prepared) == 1
-
-
-@pytest.mark.parametrize("variable", ["MEDANOMALY_CACHE", "XDG_CACHE_HOME"])
-def test_a_tilde_is_the_users_home(case, monkeypatch, tmp_path, variable):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("MEDANOMALY_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, "")  # as good as not set
-    assert user_cache() == tmp_path / ".cache" / "medanomaly"
-    monkeypatch.setenv(variable, "~/brains")
-    assert user_cache() == tmp_path / "brains" / ("" if variable == "MEDANOMALY_CACHE" else "medanomaly")
-    brain_mri(cache_dir="~/kept here")(case)
-    assert len(kept(tmp_path / "kept here")) == 1
 
 
 def test_an_image_can_be_mapped_from_its_entry_on_a_miss_and_on_a_hit(case, folder):
@@ -497,22 +287,3 @@ def test_damage_where_there_was_nothing_is_found(case, folder, damage):
     entry.write_bytes(content)
     assert_same(chain(case), expected)
     assert len(prepared) == 2
-
-
-def test_by_default_half_of_the_free_space_and_no_more_than_100_gb(case, folder, monkeypatch):
-    chain = brain_mri(cache_dir=folder)
-    cases = [{"image": [image], "region": case["region"]} for image in case["image"]]
-    chain(cases[0])
-    size, free = space_of(kept(folder)[0].stat()), 0
-    usage = type("Usage", (), {"free": property(lambda self: free)})()
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
-    free = 3 * size  # two of five
-    chain(cases[1])
-    assert len(kept(folder)) == 2
-    free = 1.9 * size  # of three, one and not two
-    chain(case)
-    assert len(kept(folder)) < 3
-    free = 1e15
-    monkeypatch.setattr(cache, "MOST_BYTES", 0)
-    chain({"image": case["image"][::-1], "region": case["region"]})
-    assert kept(folder) == []

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ignite.engine import Events
 
-from medanomaly.detectors import Detector, GANomaly, ProgressiveGANomaly
+from medanomaly.detectors import Detector, GANomaly
 from medanomaly.errors import ConfigError, InputError, TrainingError
-from medanomaly.patches import PatchSampler, PatchSpec
 from medanomaly.patches.layout import channels_last, prepare_network
-from medanomaly.training import DetectorTrainer, load_checkpoint
-
-
-def made_dataset():
-    """Two cases of smooth waves with a brain that fills most of the volume."""
-    generator = torch.Generator().manual_seed(0)
-    brain = torch.zeros(1, 24, 22, 3)
-    brain[:, 2:22, 2:20] = 1
-    wave = torch.sin(torch.arange(24.0) / 3).view(1, 24, 1, 1)
-    return [{"image": wave + 0.1 * torch.rand(1, 24, 22, 3, generator=generator), "region": brain} for _ in range(2)]
-
-
-def sampler(seed=0, batch_size=8):
-    return PatchSampler(made_dataset(), PatchSpec(16), batch_size=batch_size, patches_per_epoch=24, seed=seed)
-
-
-def network(kind=GANomaly, **arguments):
-    torch.manual_seed(7)
-    return kind(**{"variant": "K", "features": 4, "latent_dim": 8, **arguments})
+from medanomaly.training import load_checkpoint
+from tests.training.small_trainings import Recorder, assert_ends_like, network, sampler, unequal
 
 
 class Scripted(GANomaly):
@@ -47,52 +28,6 @@ def scripted(losses):
     return detector
 
 
-class Recorder:
-    """A handler that keeps each epoch's patches, validation loss and weights, and may crash at (epoch, batch)."""
-
-    def __init__(self, crash=(0, 0), error=RuntimeError):
-        self.losses, self.patches, self.weights, self.crash, self.error = [], {}, {}, crash, error
-
-    def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.batch)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
-
-    def batch(self, engine):
-        epoch = engine.state.epoch
-        self.patches.setdefault(epoch, []).append(engine.state.batch.clone())
-        if (epoch, len(self.patches[epoch])) == self.crash:
-            raise self.error("pulled the plug")
-
-    def epoch(self, engine):
-        self.losses.append(engine.state.metrics["val_loss"])
-        self.weights[engine.state.epoch] = {k: v.clone() for k, v in engine.detector.state_dict().items()}
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    def make(folder="run", max_epochs=4, recorder=None, detector=None, **settings):
-        return DetectorTrainer(
-            device="cpu",
-            max_epochs=max_epochs,
-            train_data_loader=sampler(),
-            network=detector or network(),
-            val_data_loader=sampler(seed=1, batch_size=24),  # one batch
-            ckpt_dir=tmp_path / folder,
-            model_file=tmp_path / folder / "models" / "model.pt",
-            progress=False,
-            train_handlers=[recorder] if recorder else None,
-            **settings,
-        )
-
-    return make
-
-
-def unequal(a, b, ignore=()):
-    """The names of the weights that are not the same bit for bit."""
-    assert a.keys() == b.keys()
-    return [name for name in a if name not in ignore and not torch.equal(a[name], b[name])]
-
-
 @pytest.fixture
 def whole(trainer):
     """A training of four epochs that nothing interrupts: finished model, last weights, recorder."""
@@ -100,11 +35,6 @@ def whole(trainer):
     run = trainer("whole", recorder=recorder)
     run.run()
     return load_checkpoint(run.model_file), load_checkpoint(run.ckpt_dir / "last.pt")["detector"], recorder
-
-
-def assert_ends_like(run, whole):
-    assert unequal(load_checkpoint(run.model_file), whole[0]) == []
-    assert unequal(load_checkpoint(run.ckpt_dir / "last.pt")["detector"], whole[1]) == []
 
 
 def test_more_epochs_later_end_as_if_asked_for_at_once(trainer, whole):
@@ -270,105 +200,6 @@ def test_the_network_is_laid_out_for_fast_convolutions(trainer):
     run = trainer()
     weight = next(p for p in run.detector.trunk.parameters() if p.ndim == 4 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last)
-
-
-class Growing(ProgressiveGANomaly):
-    """Its validation loss is the next of the given ones; it keeps what it was at each call."""
-
-    losses, calls = (), ()
-
-    def validation_loss(self, batch):
-        loss, *self.losses = self.losses
-        self.calls = (*self.calls, (self.stage, self.alpha(), {k: v.clone() for k, v in self.state_dict().items()}))
-        return torch.tensor(float(loss))
-
-
-def growing(losses, fade_images=48, patch_size=16):
-    torch.manual_seed(7)
-    detector = Growing(patch_size=patch_size, features=(4, 4, 4), latent_dim=6, fade_images=fade_images)
-    detector.losses = losses
-    return detector
-
-
-def test_a_plateau_reloads_the_best_epoch_and_grows_and_at_the_last_size_it_ends(trainer):
-    """Acceptance c of Progressive GANomaly. An epoch shows 24 patches, so a fade of 48 lasts two epochs."""
-    # 8 voxels: best in epoch 2, plateau of 2; fade in 5 and (at its end settled) 6; best in epoch 7, plateau of 2
-    losses = [5, 3, 4, 4, 0.1, 2, 1, 2, 2]
-    detector, recorder = growing(losses), Recorder()
-    grew_from, stages, optimizers = [], detector.stages, []
-
-    def watched():
-        for stage in stages():
-            optimizers.append(stage.optimizers["generator"])
-            yield stage
-            grew_from.append({k: v.clone() for k, v in detector.state_dict().items()})
-
-    detector.stages = watched
-    run = trainer(max_epochs=50, patience=2, detector=detector, recorder=recorder)
-    run.run()
-    assert [(stage, alpha) for stage, alpha, _ in detector.calls] == [(0, 1.0)] * 4 + [(1, 0.5)] + [(1, 1.0)] * 4
-    assert recorder.losses == pytest.approx(losses)
-    assert len(grew_from) == 2  # the second time there was no more, and training ended
-    assert unequal(grew_from[0], recorder.weights[2]) == []
-    assert unequal(grew_from[1], recorder.weights[7]) == []  # not epoch 5, in mid-fade, though its loss was lower
-    assert unequal(load_checkpoint(run.model_file), recorder.weights[7]) == []
-    steps = [max(float(state["step"]) for state in optimizer.state.values()) for optimizer in optimizers]
-    assert steps == [4 * 3, 5 * 3]  # fresh states at each size: four and five epochs of three batches
-
-
-def test_max_epochs_counts_at_each_size_from_the_end_of_the_fade(trainer):
-    detector = growing([9 - n for n in range(9)], fade_images=96)
-    trainer(max_epochs=2, detector=detector).run()
-    assert [(stage, alpha) for stage, alpha, _ in detector.calls] == [
-        *[(0, 1.0)] * 2,
-        *[(1, 0.25), (1, 0.5), (1, 0.75)],
-        *[(1, 1.0)] * 2,
-    ]
-
-
-@pytest.mark.parametrize("crash", [(1, 2), (3, 1), (4, 2), (5, 3), (6, 1)])
-def test_a_growing_training_that_died_goes_on_in_the_middle_of_a_fade(trainer, crash):
-    def detector():
-        torch.manual_seed(7)
-        return ProgressiveGANomaly(features=(4, 4, 4), latent_dim=6, fade_images=60)
-
-    recorder = Recorder()
-    whole = trainer("whole", max_epochs=2, detector=detector(), recorder=recorder)
-    whole.run()
-    assert len(recorder.losses) == 6  # 2; 24 and 48 of 60 shown; 2
-    first = trainer(max_epochs=2, detector=detector(), recorder=Recorder(crash))
-    with pytest.raises(RuntimeError, match="pulled the plug"):
-        first.run()
-    torch.manual_seed(12345)
-    second = trainer(max_epochs=2, detector=detector(), resume=True)
-    second.run()
-    assert_ends_like(
-        second, (load_checkpoint(whole.model_file), load_checkpoint(whole.ckpt_dir / "last.pt")["detector"])
-    )
-
-
-def test_a_training_that_died_before_its_first_save_after_growth_goes_on_at_the_new_size(trainer, monkeypatch):
-    def detector():
-        torch.manual_seed(7)
-        return ProgressiveGANomaly(features=(4, 4, 4), latent_dim=6, fade_images=20)
-
-    save = DetectorTrainer._save
-
-    def dies_in_the_second_epoch(self):
-        if self.state.epoch == 2:
-            raise RuntimeError("pulled the plug")
-        save(self)
-
-    first = trainer(max_epochs=1, detector=detector())
-    with monkeypatch.context() as patch:
-        patch.setattr(DetectorTrainer, "_save", dies_in_the_second_epoch)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            first.run()
-    assert load_checkpoint(first.ckpt_dir / "best.pt")["_extra_state"][0] == 1  # of the new size already
-    recorder = Recorder()
-    second = trainer(max_epochs=1, detector=detector(), resume=True, recorder=recorder)
-    second.run()
-    assert sorted(recorder.weights) == [2] and second.detector.stage == 1
 
 
 class Fitted(Detector):
