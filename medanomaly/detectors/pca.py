@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.samples import first_samples
 from medanomaly.errors import ConfigError, TrainingError
-from medanomaly.networks.intensities import foreground
 
 
 class PCA(Detector):
     """Squared error of the reconstruction from ``n_components`` numbers; scores (B, 1, H, W[, D]), one a voxel.
 
-    It is fitted on flattened patches, all channels together. Patches, and an error a voxel (mean over channels, 0
-    where there is no tissue) instead of one sum a patch, are ours; minor components are not weighted as in Shyu et al.
+    It is fitted on flattened patches, all channels together. Patches, and an error a voxel (mean over channels)
+    instead of one sum a patch, are ours; minor components are not weighted as in Shyu et al.
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` may be any.
@@ -69,7 +68,7 @@ class PCA(Detector):
         return (patches - self._residual(patches)).float()
 
     def score(self, patches: Tensor) -> Tensor:
-        return (self._residual(patches) * foreground(patches)).square().mean(dim=1, keepdim=True).float()
+        return self._residual(patches).square().mean(dim=1, keepdim=True).float()
 
     def _residual(self, patches: Tensor) -> Tensor:
         # in double precision, in which a matrix product is the same for one patch as for many
