@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -279,14 +280,18 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
 
 
 def test_options_reach_the_workflow_as_they_were_given(
-    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     called: list[tuple] = []
+
+    def recorded(*given: object, name: str, **named: object) -> pd.DataFrame:
+        called.append((name, given, named))
+        return pd.DataFrame({"case": ["a"], "display": ["o/a/a_display.nii.gz"]})
+
     for name in ("score", "evaluate"):
-        monkeypatch.setattr(
-            f"medanomaly.workflows.{name}", lambda *given, name=name, **named: called.append((name, given, named))
-        )
+        monkeypatch.setattr(f"medanomaly.workflows.{name}", partial(recorded, name=name))
     assert command("score", "a.nii", "b.nii", "--model", "m", "--output", "o", "--region", "all", "--sign", "dark") == 0
+    assert "o/CASE/: load CASE_display.nii.gz over the scan" in capsys.readouterr().out
     assert command("evaluate", "--datalist", "d.json", "--scores", "o", "--brain", "x {mask}", "--section", "s") == 0
     (_, scored, options), (_, evaluated, named) = called
     assert scored == ([Path("a.nii"), Path("b.nii")], Path("m"), Path("o"))
