@@ -267,7 +267,10 @@ def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
             if is_main and low in table and table[low].notna().all():
                 row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
         rows.append(row)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    if "case AUROC" in frame and frame["case AUROC"].isna().all():  # all cases are healthy, or none is
+        frame = frame.drop(columns=[name for name in frame if str(name).startswith("case ")])
+    return frame
 
 
 def roc_curves(results: Sequence[Result], folder: Path) -> None:

@@ -171,6 +171,9 @@ def test_films_with_labels_for_the_whole_image(radiograph_writer: Any, tmp_path:
     assert "--chain radiograph" in (tmp_path / "o/cohort/leaderboard.md").read_text()
 
 
+ALL_CASE_COLUMNS = [f"case {name}{sd}" for name in ("AUROC", "AP", "sensitivity") for sd in ("", " sd")]
+
+
 def rows(**changed: Any) -> list[dict[str, Any]]:
     metrics = {"voxels": {"auroc": 0.5, "n_voxels": 7}, "threshold_from": "all tissue", "n_cases": 3}
     made = [{"detector": "a", "setting": "own", "seed": seed, "metrics": dict(metrics)} for seed in range(2)]
@@ -197,6 +200,13 @@ def test_means_spreads_and_what_is_undefined() -> None:
     row = cohort_table(made).iloc[0]
     assert row["AUROC"] == pytest.approx(0.6) and row["AUROC sd"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert np.isnan(row["best Dice (oracle)"])
+
+
+@pytest.mark.parametrize("auroc", [None, 0.5])
+def test_figures_of_cases_need_healthy_and_abnormal_ones(auroc: float | None) -> None:
+    cases = {"auroc": auroc, "average_precision": 1.0, "sensitivity": 1.0}
+    table = cohort_table([dict(row, metrics={**row["metrics"], "case_level": cases}) for row in rows()])
+    assert [name for name in table if name.startswith("case ")] == ([] if auroc is None else ALL_CASE_COLUMNS)
 
 
 @pytest.mark.parametrize(
