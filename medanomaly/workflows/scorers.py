@@ -123,7 +123,7 @@ def train_scorer(
     Args:
         bundle: its name, or its folder.
         cohort: whose training and validation cases are used.
-        folder: becomes a bundle of its own.
+        folder: becomes a bundle of its own, without the calibration that scoring new scans with it would need.
         seed: of the training.
         settings: of the bundle, in place of its own values.
         scoring: settings of scoring alone, such as ``sign``: several scorers can share one training.
@@ -139,8 +139,10 @@ def train_scorer(
     own = {**_of_bundle(bundle, cohort.preparation), "in_channels": cohort.n_channels, "seed": seed, **settings}
     _keep_settings(folder, {"bundle": str(bundle), "chain": chain, **own})
     if not (folder / "models" / "model.pt").exists():
-        silent = dict.fromkeys(("train#trainer#progress", "inferer#progress", "inferer#inferer#progress"), False)
-        copy_bundle(bundle, folder, {**settings_it_has(bundle, silent), **own}, chain=chain)
+        # without bars, and without the thresholds of daily use: a benchmark takes its own
+        bars = ("train#trainer#progress", "inferer#progress", "inferer#inferer#progress")
+        off = dict.fromkeys((*bars, "calibrate"), False)
+        copy_bundle(bundle, folder, {**settings_it_has(bundle, off), **own}, chain=chain)
         given = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
         run_bundle(folder, "train", resume=True, **given)
     return load_scorer(folder, **scoring)

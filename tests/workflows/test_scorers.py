@@ -52,6 +52,8 @@ def test_the_same_weights_as_by_the_command_train(cohort: Path, tmp_path: Path) 
     same_cases = Cohort(**sections, preparation={"spacing": [2, 2, 3]})
     scorer = train_scorer("ganomaly", same_cases, tmp_path / "bench", 3, settings, {})
     assert same(weights(tmp_path / "train"), weights(tmp_path / "bench"))
+    made = [(tmp_path / folder / "models" / "calibration.json").exists() for folder in ("train", "bench")]
+    assert made == [True, False], "a benchmark takes thresholds of its own"
     train_scorer("ganomaly", same_cases, tmp_path / "other", 4, settings, {})
     assert not same(weights(tmp_path / "other"), weights(tmp_path / "bench"))
     assert scorer.network.variant == "K" and not scorer.network.training
