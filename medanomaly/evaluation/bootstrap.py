@@ -151,7 +151,10 @@ def _binned_metrics(positives: Floats, negatives: Floats) -> dict[str, Floats]:
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a draw without a class
         return {
             "auroc": wins / (n_positives * n_negatives)[:, 0],
-            "average_precision": (positives * precision).sum(axis=1) / n_positives[:, 0],
+            # without normals any order has a precision of 1, which tells nothing
+            "average_precision": np.where(
+                n_negatives[:, 0] > 0, (positives * precision).sum(axis=1) / n_positives[:, 0], np.nan
+            ),
             "best_dice": np.where(n_positives[:, 0] > 0, dice.max(axis=1), np.nan),
         }
 

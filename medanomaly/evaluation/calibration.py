@@ -180,7 +180,8 @@ class Calibration:
             calibration._check()
         except OSError as error:
             raise InputError(
-                f"The calibration {path} cannot be read: {error.strerror}. Fit and save it first."
+                f"The calibration {path} cannot be read: {error.strerror}. Train the model with medanomaly train, "
+                "which writes it (a model that a benchmark trained has none)."
             ) from error
         except KeyError as error:
             raise InputError(f"The calibration {path} lacks {error}. Fit and save it again.") from error

@@ -45,10 +45,10 @@ def case_score(scores: npt.NDArray[Any], top_fraction: float = 0.01) -> float:
 
 def case_ranking(scores: npt.NDArray[Any], abnormal: npt.NDArray[Any]) -> dict[str, float]:
     """``auroc`` and ``average_precision`` of cases, for which no threshold is needed; see :func:`case_metrics`."""
-    found = voxel_metrics(
-        scores, np.asarray(abnormal, dtype=bool)
-    )  # a ranking is a ranking; this checks the input, too
-    return {key: found[key] for key in RANKED}
+    abnormal = np.asarray(abnormal, dtype=bool)
+    found = voxel_metrics(scores, abnormal)  # a ranking is a ranking; this checks the input, too
+    both = bool(abnormal.any() and not abnormal.all())  # without a normal case any order would have a precision of 1
+    return {key: found[key] if both else float("nan") for key in RANKED}
 
 
 def case_metrics(scores: npt.NDArray[Any], abnormal: npt.NDArray[Any], threshold: float) -> dict[str, float]:
@@ -61,9 +61,9 @@ def case_metrics(scores: npt.NDArray[Any], abnormal: npt.NDArray[Any], threshold
 
     Returns:
         ``auroc``, ``average_precision``, ``accuracy``, ``sensitivity``, ``specificity``, ``precision``, ``f1`` in 0..1,
-        ``threshold``, and the counts ``tp``, ``fp``, ``tn``, ``fn``. A ratio whose denominator is 0 is nan: sensitivity
-        and average precision without abnormal cases, specificity without normal ones, precision when nothing is called,
-        AUROC when one class is missing, and f1 only when nothing is abnormal and nothing is called.
+        ``threshold``, and the counts ``tp``, ``fp``, ``tn``, ``fn``. AUROC and average precision are nan when one class
+        is missing. So is a ratio whose denominator is 0: sensitivity without abnormal cases, specificity without normal
+        ones, precision when nothing is called, and f1 only when nothing is abnormal and nothing is called.
 
     Raises:
         InputError: when the shapes differ, there is no case, or a score or the threshold is NaN or a score infinite.

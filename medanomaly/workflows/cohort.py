@@ -268,9 +268,8 @@ def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
                 row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
         rows.append(row)
     frame = pd.DataFrame(rows)
-    if "case AUROC" in frame and frame["case AUROC"].isna().all():  # all cases are healthy, or none is
-        frame = frame.drop(columns=[name for name in frame if str(name).startswith("case ")])
-    return frame
+    undefined = [column for column in (*VOXEL_COLUMNS, *CASE_COLUMNS) if column in frame and frame[column].isna().all()]
+    return frame.drop(columns=[name for name in frame if name.removesuffix(" sd").split(",")[0] in undefined])
 
 
 def roc_curves(results: Sequence[Result], folder: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_score_at_the_threshold_is_normal():
 @pytest.mark.parametrize(
     ("abnormal", "threshold", "undefined"),
     [
-        ([True, True], 0.0, {"auroc", "specificity"}),
+        ([True, True], 0.0, {"auroc", "average_precision", "specificity"}),
         ([False, False], 0.0, {"auroc", "average_precision", "sensitivity"}),
         ([False, False], 9.0, {"auroc", "average_precision", "sensitivity", "precision", "f1"}),
         ([False, True], 9.0, {"precision"}),
