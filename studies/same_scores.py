@@ -11,7 +11,7 @@ with scores that are kept (tests/detectors/scores.json), with a tolerance, as ot
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -55,11 +55,9 @@ def ask(checkout: Path, catalogue_of: Path, folder: Path) -> dict[str, tuple[lis
 
 def results(catalogue_of: Path) -> dict[str, tuple[list[torch.Tensor], torch.Tensor]]:
     """Weights and scores by what was driven; of what this checkout cannot make, nothing."""
-    file = catalogue_of / "tests" / "detectors" / "catalogue.py"
-    spec = importlib.util.spec_from_file_location("catalogue", file)
-    assert spec is not None and spec.loader is not None
-    catalogue = sys.modules["catalogue"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(catalogue)
+    importlib.import_module("medanomaly")  # of this checkout, by PYTHONPATH; the tests are of the other
+    sys.path.insert(0, str(catalogue_of))
+    catalogue = importlib.import_module("tests.detectors.catalogue")
     torch.set_num_threads(1)
     found = {}
     for entry in catalogue.CATALOGUE:
