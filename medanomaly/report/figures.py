@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
+from PIL import Image
 
 from medanomaly.data.films import is_picture
 from medanomaly.data.reading import read_volume
@@ -108,7 +109,7 @@ def roc_panels(
         axis.set(title=title, xlim=(0, 1), ylim=(0, 1.005))
         axis.set(xlabel=f"false positive rate ({counted})", ylabel="true positive rate")
         axis.legend(loc="lower right", title="AUROC", fontsize=7)
-    save_figure(figure, path)
+    save_figure(figure, path, colours=96)
 
 
 def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
@@ -136,7 +137,10 @@ def _spread_slices(weight: NDArray[Any], n: int) -> list[int]:
     return sorted(chosen) or [len(weight) // 2]
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    """Write ``figure`` as a PNG, whole or not at all."""
+def save_figure(figure: Figure, path: str | Path, dpi: int = 110, colours: int | None = None) -> None:
+    """Write ``figure`` as a PNG, whole or not at all; with few ``colours``, which is enough for lines, a small one."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
+        if colours is not None:
+            with Image.open(temporary) as picture:
+                picture.convert("RGB").quantize(colours).save(temporary, format="png", optimize=True)
