@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medanomaly.cli_data import data
+
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
 # time in which the others could do the work: training took eight times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -22,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data, name="data", no_args_is_help=True)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
 DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]
