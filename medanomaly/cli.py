@@ -60,7 +60,8 @@ def train(
     ] = "ganomaly",
     data_root: DataRoot = None,
     chain: Annotated[
-        str | None, typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph, or a JSON file.")
+        str | None,
+        typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph or head_ct, or a JSON file."),
     ] = None,
     brain: Annotated[
         str | None,
@@ -181,7 +182,8 @@ def benchmark(
         "results"
     ),
     chain: Annotated[
-        str | None, typer.Option(help="Of cohort: how to prepare, brain_mri (if not given) or radiograph.")
+        str | None,
+        typer.Option(help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct."),
     ] = None,
     brain: Annotated[
         str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")

@@ -15,7 +15,7 @@ def list_datasets() -> None:
     """The public datasets that are known."""
     from medanomaly.workflows.datasets import datasets
 
-    print(datasets().to_string(index=False, header=False, justify="left"))
+    print(datasets())
 
 
 @data.command()
@@ -34,8 +34,12 @@ def index(
     pattern: Annotated[
         str | None, typer.Option(help="Your own images: 'sub-{case}/anat/*_FLAIR.nii.gz', from --root.")
     ] = None,
-    channels: Annotated[str | None, typer.Option(help="Comma between: FLAIR,T1w, for {channel} in the pattern.")] = None,
-    region: Annotated[str | None, typer.Option("--region", "--brain", help="Pattern of the masks of the region.")] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Comma between: FLAIR,T1w, for {channel} in the pattern.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", "--brain", help="Pattern of the masks of the region.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Pattern of the masks of lesions.")] = None,
     healthy: Annotated[
         str | None, typer.Option(metavar="COLUMN=VALUE", help="Who is healthy: of the table, or a word of the pattern.")
@@ -44,7 +48,9 @@ def index(
     shares: Annotated[
         str | None, typer.Option(help="Of the patients: training=0.7,validation=0.15,test=0.15 if not given.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not read the files, only look whether they are there.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read the files, only look whether they are there.")
+    ] = False,
 ) -> None:
     """Check a download, or your own folders, and write the datalist; all that is wrong is told."""
     from medanomaly.errors import InputError
@@ -63,7 +69,7 @@ def index(
         found = datasets.index_folder(
             str(pattern), root, output, names, region, label, healthy, table, _shares(shares), quick
         )
-    print(datasets.closing_words(found, output))
+    print(datasets.closing_words(found, output, name))
 
 
 def _shares(text: str | None) -> dict[str, float] | None:

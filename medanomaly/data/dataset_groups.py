@@ -1,4 +1,4 @@
-"""The cases of a large dataset: groups of files, found by their names or in a table of the dataset, split by patient."""
+"""The cases of a large dataset: groups of files, found by name or in a table of the dataset, split by patient."""
 
 from __future__ import annotations
 

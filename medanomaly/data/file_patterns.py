@@ -1,7 +1,8 @@
 """Patterns of file names: a glob whose ``{words}`` say what the parts of a name mean.
 
-In ``"sub-{case}/ses-*/anat/*_{channel}.nii.gz"`` a word in braces stands for a part of the name without a slash, the same
-wherever it is repeated, ``*`` for any part without a slash, ``?`` for one sign, and ``**/`` for any folders, or none.
+In ``"sub-{case}/ses-*/anat/*_{channel}.nii.gz"`` a word in braces stands for a part of the name without a slash, the
+same wherever it is repeated, ``*`` for any part without a slash, ``?`` for one sign, and ``**/`` for any folders, or
+none. A pattern that ends in ``/`` means folders, such as those of a DICOM series.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def find(root: Path, pattern: str) -> dict[str, dict[str, str]]:
 
     Files whose name begins with a dot are passed over: some systems leave such beside each file.
     """
-    parts = [token for token in TOKENS.findall(pattern) if token]
+    folders, parts = pattern.endswith("/"), TOKENS.findall(pattern.rstrip("/"))
     regex, glob, seen = "", "", set()
     for part in parts:
         word = WORD.fullmatch(part)
@@ -53,6 +54,6 @@ def find(root: Path, pattern: str) -> dict[str, dict[str, str]]:
     for file in sorted(root.glob(re.sub(r"\*{2,}(?!/)", "*", glob))):
         name = file.relative_to(root).as_posix()
         match = None if file.name.startswith(".") else fits.fullmatch(name)
-        if match:
+        if match and file.is_dir() == folders:
             found[name] = match.groupdict()
     return found

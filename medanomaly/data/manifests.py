@@ -8,18 +8,18 @@ A manifest names the ``source``, the ``licence``, the ``layout`` and the ``split
 where ``files`` is a pattern (:mod:`medanomaly.data.file_patterns`) below the root of the data, ``count`` is how many
 there must be, and ``shares`` says which share of the patients goes to which section. Whose a file is says the first
 group of the regular expression ``patient`` in its name, or else ``{patient}`` or ``{case}`` in the pattern. A case is
-called what the words of the pattern stand for, or like its file. Patients are in the order of the SHA-256 of their names,
-so the split is the same wherever it is made, and all images of one patient are on one side: who was placed by a
-group above, by the same rule, stays there. ``region`` and ``label`` are patterns, too, ``{case}/lesions.nii.gz``, or the
-label is a number; ``{channel}`` stands for each of the ``channels``.
+called what the words of the pattern stand for, or like its file. Patients are in the order of the SHA-256 of their
+names, so the split is the same wherever it is made, and all images of one patient are on one side: who was placed by
+a group above, by the same rule, stays there. ``region`` and ``label`` are patterns, too, ``{case}/lesions.nii.gz``,
+or the label is a number; ``{channel}`` stands for each of the ``channels``.
 
-Where the dataset has a table, a group names it: ``"table": {"file": "x.csv", "columns": {"image": "Image Index"}}`` says
-which word of ``files`` is which column (in a list without columns, ``line`` is a regular expression with named groups),
-``count`` is how many rows there must be, and ``where`` chooses among them, ``{"finding": "No Finding"}``.
+Where the dataset has a table, a group names it: ``"table": {"file": "x.csv", "columns": {"image": "Image Index"}}``
+says which word of ``files`` is which column (in a list without columns, ``line`` is a regular expression with named
+groups), ``count`` is how many rows there must be, and ``where`` chooses among them, ``{"finding": "No Finding"}``.
 
 Further keys: ``images`` says which file is which of several ``channels`` of cases that stand in the manifest,
-``"{case}/{channel}.nii.gz"``; ``shape`` is that of all images, in voxels; ``arrays`` are files that hold all images of a
-dataset, of no datalist, with their shapes.
+``"{case}/{channel}.nii.gz"``; ``shape`` is that of all images, in voxels; ``arrays`` are files that hold all images
+of a dataset, of no datalist, with their shapes.
 """
 
 from __future__ import annotations
@@ -150,9 +150,7 @@ def _with_channels(case: Mapping[str, Any], channels: Sequence[str], content: Ma
     return {**case, "image": images}
 
 
-def _missing(
-    sections: Mapping[str, Sequence[Mapping[str, Any]]], root: Path, content: Mapping[str, Any]
-) -> list[str]:
+def _missing(sections: Mapping[str, Sequence[Mapping[str, Any]]], root: Path, content: Mapping[str, Any]) -> list[str]:
     """How many files are missing, and the first of them; nothing if none is."""
     files = files_of(sections)
     missing = [name for name in [*files, *content.get("arrays", {})] if not (root / name).exists()]

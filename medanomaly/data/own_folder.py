@@ -31,12 +31,12 @@ def find_folder_cases(
     """The cases below ``root`` by section, with paths from there, and in words what is missing or not clear.
 
     Healthy patients go to the sections in the order of the SHA-256 of their names; all others are tested. Without
-    ``healthy``, nobody is told apart: all are split, as healthy people are, or as patients whose lesions ``label`` shows.
+    ``healthy``, nobody is told apart: all are split, as healthy people, or as patients whose lesions ``label`` shows.
 
     Args:
         root: of the cohort.
-        pattern: of the images, see :mod:`medanomaly.data.file_patterns`. ``{patient}``, or else ``{case}``, is whose one
-            is; ``{channel}`` is each of ``channels``.
+        pattern: of the images, see :mod:`medanomaly.data.file_patterns`. ``{patient}``, or else ``{case}``, is whose
+            one is; ``{channel}`` is each of ``channels``.
         channels: of each case, in order.
         region, label: patterns of masks, with words of ``pattern``. Healthy patients may be without lesion masks, if
             none has one: they are not tested then, as that would need masks of zeros.
@@ -77,7 +77,8 @@ def find_folder_cases(
     left_out = 0
     for chosen, files, own_shares in groups:
         names = [name for name in owners if files & set(owners[name])]
-        left_out += sum(len(files & set(owners[n])) for n in names if placed.get(n, "test") not in own_shares)
+        kept_apart = [name for name in names if name in placed and placed[name] not in own_shares]
+        left_out += sum(len(files & set(owners[name])) for name in kept_apart)
         for section, patients in split_patients(names, own_shares, placed).items():
             result.sections.setdefault(section, []).extend(
                 case_of(file, found[file], chosen, section, root, channels, result.problems)
@@ -85,8 +86,8 @@ def find_folder_cases(
             )
     if left_out:
         print(
-            f"{left_out} cases are left out: their patients have healthy scans under 'training' or 'validation', too. If "
-            "they are other people of the same name, give them names of their own."
+            f"{left_out} cases are left out: their patients have healthy scans under 'training' or 'validation', "
+            "too. If they are other people of the same name, give them names of their own."
         )
     result.sections = {name: result.sections[name] for name in SECTIONS if result.sections.get(name)}
     return result
@@ -107,7 +108,7 @@ def _check(words: Sequence[str], channels: Sequence[str] | None, shares: Mapping
     wrong = [name for name, share in shares.items() if name not in SECTIONS or not 0 <= share <= 1]
     if wrong or not 0 < sum(shares.values()) <= 1 + 1e-9:
         raise InputError(
-            f"the shares {dict(shares)} must be of the sections {', '.join(SECTIONS)}, each 0 to 1 and at most 1 in all."
+            f"the shares {dict(shares)} must be of the sections {', '.join(SECTIONS)}, each 0 to 1, at most 1 in all."
         )
 
 

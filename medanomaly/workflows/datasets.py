@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medanomaly.data.datalist import check_cases, is_image_label
 from medanomaly.data.dataset_groups import FoundCases
 from medanomaly.data.file_check import broken_arrays, broken_files
@@ -33,14 +31,13 @@ TOLD = {
 }
 
 
-def datasets() -> pd.DataFrame:
-    """The manifests that come with the package: name, kind of image (chain) and what it is."""
+def datasets() -> str:
+    """The manifests that come with the package, for people: name, kind of image (chain) and what it is."""
     manifests = {name: read_manifest(name) for name in manifest_names()}
-    rows = [
-        {"name": name, "chain": content.get("chain", ""), "what": content["name"]}
-        for name, content in manifests.items()
-    ]
-    return pd.DataFrame(rows)
+    width = max(map(len, manifests))
+    return "\n".join(
+        f"{name:{width}}  {content.get('chain', ''):10}  {content['name']}" for name, content in manifests.items()
+    )
 
 
 def describe(manifest: str | Path) -> str:
@@ -120,17 +117,24 @@ def index_folder(
     return _written(found, root, output, quick, f"the cohort in {root}", None)
 
 
-def closing_words(sections: Mapping[str, Sequence[Mapping[str, Any]]], output: str | Path | None) -> str:
+def closing_words(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]], output: str | Path, manifest: str | Path | None = None
+) -> str:
     """What was found, and what to do with it, for the terminal."""
     if not sections:
-        return "All files are there and can be read. They are no scans, so there is no datalist: see 'data describe'."
+        return f"All files are there. They are no scans, so there is no datalist: medanomaly data describe {manifest}"
     parts = []
     for section, cases in sections.items():
         labels = Counter(case["label"] for case in cases if is_image_label(case.get("label")))
         told = f" ({labels[0]} healthy, {labels[1]} not)" if labels else ""
         parts.append(f"{len(cases)} {section}{told}")
-    text = f"All files are there: {', '.join(parts)}."
-    return text if output is None else f"{text}\n{output} is written: medanomaly train --datalist {output} ..."
+    text = f"All files are there: {', '.join(parts)}. {output} is written"
+    if "training" not in sections:
+        return f"{text}; nobody in it is known to be healthy, so it is for detectors that learn from 'mixed', too."
+    content = {} if manifest is None else read_manifest(manifest)
+    options = [f" --chain {content['chain']}"] if content.get("chain", "brain_mri") != "brain_mri" else []
+    options += [f" --region {content['region']}"] if content.get("region", "given") != "given" else []
+    return f"{text}:\nmedanomaly train --datalist {output}{''.join(options)} --output ..."
 
 
 def _check_output(output: str | Path | None) -> None:
