@@ -79,7 +79,7 @@ def test_values_that_are_not_in_hu_are_refused(scan, tmp_path):
     image = nib.load(scan["image"][0])
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1024, AFFINE), tmp_path / "raw.nii.gz")
     with pytest.raises(RuntimeError) as error:  # MONAI's, with ours as its cause
-        head_ct(1)({**scan, "image": [str(tmp_path / "raw.nii.gz")]})
+        head_ct(1, spacing=None)({**scan, "image": [str(tmp_path / "raw.nii.gz")]})
     assert isinstance(error.value.__cause__, InputError)
     assert "raw.nii.gz has nothing within 0 to 80 HU in the region (1056 to 1094)" in str(error.value.__cause__)
     with pytest.raises(ConfigError, match=r"window \(80, 0\) must rise"):
