@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medanomaly.cli_data import data
+
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
 # time in which the others could do the work: training took eight times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -22,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data, name="data", no_args_is_help=True)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
 DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]
@@ -57,7 +60,8 @@ def train(
     ] = "ganomaly",
     data_root: DataRoot = None,
     chain: Annotated[
-        str | None, typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph, or a JSON file.")
+        str | None,
+        typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph or head_ct, or a JSON file."),
     ] = None,
     brain: Annotated[
         str | None,
@@ -178,7 +182,8 @@ def benchmark(
         "results"
     ),
     chain: Annotated[
-        str | None, typer.Option(help="Of cohort: how to prepare, brain_mri (if not given) or radiograph.")
+        str | None,
+        typer.Option(help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct."),
     ] = None,
     brain: Annotated[
         str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")

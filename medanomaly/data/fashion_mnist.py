@@ -22,7 +22,7 @@ def read_fashion_mnist(data_root: Path | None) -> tuple[NDArray[np.uint8], NDArr
     for file in files:
         if data_root is None or not file.exists():
             raise InputError(f"there is no {file}: set --data-root to the folder with the files of Fashion-MNIST.")
-    images, labels = _read_idx(files[0], 3), _read_idx(files[1], 1)
+    images, labels = read_idx(files[0], 3), read_idx(files[1], 1)
     if len(images) != len(labels):
         raise InputError(
             f"{files[0]} holds {len(images)} images and {files[1].name} {len(labels)} labels: get both anew."
@@ -30,7 +30,7 @@ def read_fashion_mnist(data_root: Path | None) -> tuple[NDArray[np.uint8], NDArr
     return images, labels
 
 
-def _read_idx(file: Path, ndim: int) -> NDArray[np.uint8]:
+def read_idx(file: Path, ndim: int) -> NDArray[np.uint8]:
     """An IDX file of bytes: two zeros, 8 for bytes, the number of axes, their lengths as 4 bytes each, the values."""
     try:
         content = gzip.decompress(file.read_bytes())

@@ -5,27 +5,36 @@ A manifest names the ``source``, the ``licence``, the ``layout`` and the ``split
 
     {"files": "NORMAL/*.jpeg", "count": 1341, "patient": "IM-([0-9]+)", "label": 0, "shares": {"training": 0.7, ...}}
 
-where ``files`` are found below the root of the data, ``count`` is how many there must be, the first group of the
-regular expression ``patient`` in a file's name is whose it is, and ``shares`` says which share of the patients goes to
-which section. Patients are in the order of the SHA-256 of their names, so the split is the same wherever it is made,
-and all images of one patient are on one side. Where cases have several ``channels``, ``images`` says which file is
-which: ``"{case}/{channel}.nii.gz"``.
+where ``files`` is a pattern (:mod:`medanomaly.data.file_patterns`) below the root of the data, ``count`` is how many
+there must be, and ``shares`` says which share of the patients goes to which section. Whose a file is says the first
+group of the regular expression ``patient`` in its name, or else ``{patient}`` or ``{case}`` in the pattern. A case is
+called what the words of the pattern stand for, or like its file. Patients are in the order of the SHA-256 of their
+names, so the split is the same wherever it is made, and all images of one patient are on one side: who was placed by
+a group above, by the same rule, stays there. ``region`` and ``label`` are patterns, too, ``{case}/lesions.nii.gz``,
+or the label is a number; ``{channel}`` stands for each of the ``channels``.
+
+Where the dataset has a table, a group names it: ``"table": {"file": "x.csv", "columns": {"image": "Image Index"}}``
+says which word of ``files`` is which column (in a list without columns, ``line`` is a regular expression with named
+groups), ``count`` is how many rows there must be, and ``where`` chooses among them, ``{"finding": "No Finding"}``.
+
+Further keys: ``images`` says which file is which of several ``channels`` of cases that stand in the manifest,
+``"{case}/{channel}.nii.gz"``; ``shape`` is that of all images, in voxels; ``arrays`` are files that hold all images
+of a dataset, of no datalist, with their shapes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import medanomaly
 from medanomaly.data.datalist import SECTIONS, check_cases
+from medanomaly.data.dataset_groups import FoundCases, find_group_cases
 from medanomaly.errors import InputError
 
-LABELLED = "test"  # the section whose cases say whether they are healthy; of training cases that is known
+MOST_TOLD = 20  # of what is wrong with a download
 NEEDED = ("name", "source", "licence", "layout", "split")
 
 
@@ -73,19 +82,51 @@ def datalist_from_manifest(
     """
     content = dict(manifest) if isinstance(manifest, Mapping) else read_manifest(manifest)
     root = Path(data_root)
-    if not root.is_dir():
-        raise InputError(f"the folder {root} does not exist: give that of {content['name']} ({content['layout']}).")
+    found = find_cases(content, root, channels)
+    raise_problems(found.problems, f"{root} is not the whole of {content['name']}")
     where = f"the manifest of {content['name']}"
-    sections = {section: list(content[section]) for section in SECTIONS if section in content}
-    for group in content.get("groups", []):
-        for section, cases in _split(group, root, content).items():
-            sections.setdefault(section, []).extend(cases)
+    return {section: check_cases(cases, section, where, root) for section, cases in found.sections.items()}
+
+
+def find_cases(content: Mapping[str, Any], data_root: Path, channels: Sequence[str] | None = None) -> FoundCases:
+    """The cases of a manifest below ``data_root``, with paths from there, and what is missing or too many.
+
+    Raises:
+        InputError: if there is no such folder, or there are no such channels.
+    """
+    if not data_root.is_dir():
+        raise InputError(
+            f"the folder {data_root} does not exist: give that of {content['name']} ({content['layout']})."
+        )
+    _check_channels(channels, content)
+    listed = {section: list(content[section]) for section in SECTIONS if section in content}
     if channels is not None:
-        sections = {name: [_with_channels(case, channels, content) for case in own] for name, own in sections.items()}
-    _check_files(sections, root, content)
-    return {
-        section: check_cases(sections[section], section, where, root) for section in SECTIONS if section in sections
-    }
+        listed = {name: [_with_channels(case, channels, content) for case in own] for name, own in listed.items()}
+    found = find_group_cases(content, data_root, channels)
+    sections = {name: listed.get(name, []) + found.sections.get(name, []) for name in SECTIONS}
+    sections = {name: cases for name, cases in sections.items() if name in listed or name in found.sections}
+    return FoundCases(sections, [*found.problems, *_missing(sections, data_root, content)])
+
+
+def raise_problems(problems: Sequence[str], where: str) -> None:
+    """Raise InputError that tells all that is wrong, if anything is; the first of many."""
+    if len(problems) == 1:
+        raise InputError(problems[0])
+    if problems:
+        rest = len(problems) - MOST_TOLD
+        lines = [*problems[:MOST_TOLD], *([f"and {rest} more"] if rest > 0 else [])]
+        raise InputError(f"{where}:" + "".join(f"\n- {line}" for line in lines))
+
+
+def files_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The files that cases name, each once: images, regions and labels."""
+    names: list[Any] = []
+    for cases in sections.values():
+        for case in cases:
+            for key in ("image", "region", "brain", "label"):
+                value = case.get(key)
+                names += value if isinstance(value, list | tuple) else [value]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _folder() -> Path:
@@ -94,57 +135,28 @@ def _folder() -> Path:
     return next((place for place in places if place.is_dir()), places[-1])
 
 
-def _split(group: Mapping[str, Any], root: Path, content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The cases of a group of files, by section: each patient is in one section, or in none."""
-    files = sorted(file.relative_to(root) for file in root.glob(group["files"]))
-    if len(files) != group["count"]:
-        raise InputError(
-            f"{root} has {len(files)} files {group['files']}, but {group['count']} are those of {content['name']}, and "
-            f"with others the split would be another: download it again ({content['source']}), or correct the folder."
-        )
-    owners: dict[str, list[Path]] = {}
-    for file in files:
-        found = re.search(group["patient"], file.name)
-        if found is None:
-            raise InputError(f"the name of {root / file} does not say whose it is ({group['patient']}): move it away.")
-        owners.setdefault(found[1], []).append(file)
-    patients = sorted(owners, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    result: dict[str, list[dict[str, Any]]] = {}
-    share, first = 0.0, 0
-    for section, own in group["shares"].items():
-        share += own
-        last = round(share * len(patients))
-        chosen = sorted(file for patient in patients[first:last] for file in owners[patient])
-        label = {"label": group["label"]} if section == LABELLED else {}
-        result[section] = [{"case": file.stem, "image": file.as_posix(), **label} for file in chosen]
-        first = last
-    return result
-
-
-def _with_channels(case: Mapping[str, Any], channels: Sequence[str], content: Mapping[str, Any]) -> dict[str, Any]:
+def _check_channels(channels: Sequence[str] | None, content: Mapping[str, Any]) -> None:
     known = content.get("channels", [])
-    unknown = [channel for channel in channels if channel not in known]
-    if unknown or not channels:
+    unknown = [] if channels is None else [channel for channel in channels if channel not in known]
+    if unknown or channels == []:
         raise InputError(
             f"{content['name']} has no channel {', '.join(unknown) or 'of no name'}: "
             + (f"choose among {', '.join(known)}." if known else "its cases have one image each; leave channels out.")
         )
+
+
+def _with_channels(case: Mapping[str, Any], channels: Sequence[str], content: Mapping[str, Any]) -> dict[str, Any]:
     images = [content["images"].format(case=case["case"], channel=channel) for channel in channels]
     return {**case, "image": images}
 
 
-def _check_files(sections: Mapping[str, Sequence[Mapping[str, Any]]], root: Path, content: Mapping[str, Any]) -> None:
-    """Raise InputError if files are missing, with how many and the first of them."""
-    names: list[Any] = []
-    for cases in sections.values():
-        for case in cases:
-            for key in ("image", "region", "brain", "label"):
-                value = case.get(key)
-                names += value if isinstance(value, list | tuple) else [value]
-    files = dict.fromkeys(name for name in names if isinstance(name, str))
-    missing = [name for name in files if not (root / name).exists()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(files)} files of {content['name']} are not in {root}, the first is {missing[0]}: "
-            f"give the folder of {content['layout']}, or download it again ({content['source']})."
-        )
+def _missing(sections: Mapping[str, Sequence[Mapping[str, Any]]], root: Path, content: Mapping[str, Any]) -> list[str]:
+    """How many files are missing, and the first of them; nothing if none is."""
+    files = files_of(sections)
+    missing = [name for name in [*files, *content.get("arrays", {})] if not (root / name).exists()]
+    if not missing:
+        return []
+    return [
+        f"{len(missing)} of {len(files) or len(content['arrays'])} files of {content['name']} are not in {root}, the "
+        f"first is {missing[0]}: give the folder of {content['layout']}, or download it again ({content['source']})."
+    ]

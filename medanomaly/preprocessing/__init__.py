@@ -1,9 +1,9 @@
 """From files to volumes that detectors can compare: region, orientation, spacing, normalisation, and back."""
 
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
-from medanomaly.preprocessing.chains import brain_mri, radiograph
+from medanomaly.preprocessing.chains import bone_ct, brain_mri, head_ct, radiograph
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, FillOutsided, MaskOutsided, heatmap_to_scan
-from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd
+from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.region_mask import RegionMaskd
 
 __all__ = [
@@ -14,7 +14,10 @@ __all__ = [
     "NormalisePercentiles",
     "NormalisePercentilesd",
     "RegionMaskd",
+    "WindowHounsfieldd",
+    "bone_ct",
     "brain_mri",
+    "head_ct",
     "heatmap_to_scan",
     "radiograph",
     "user_cache",

@@ -1,4 +1,4 @@
-"""The ready chains: a brain MRI or a radiograph into the space where detectors work."""
+"""The ready chains: a brain MRI, a CT or a radiograph into the space where detectors work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.film_grid import KEYS, FilmOrientationd, FilmResized, OneSliced
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, REGION_ON_SCAN, inside_of
-from medanomaly.preprocessing.normalisation import NormalisePercentilesd
+from medanomaly.preprocessing.normalisation import NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.plausible_grid import PlausibleGridd
 from medanomaly.preprocessing.region_mask import RegionFinder, RegionMaskd
 
@@ -48,22 +48,44 @@ def brain_mri(
     Raises:
         ConfigError: if ``spacing`` is not three numbers above 0.
     """
-    if spacing is not None and not _is_spacing(spacing):
-        raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
-    steps: list[Any] = [
-        LoadCased(in_channels),
-        PlausibleGridd(spacing),  # before an extractor works on what will be refused
-        RegionMaskd(region),
-        _KeepMasksd(),
-        Orientationd(KEYS, axcodes="RAS", labels=None, allow_missing_keys=True),
-    ]
-    if spacing is not None:
-        modes = ("bilinear", "nearest", "bilinear")
-        steps.append(Spacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
-        steps.append(_AnyLesiond())
-    steps.append(NormalisePercentilesd(*percentiles, clip))
-    parameters = {"in_channels": in_channels, "spacing": spacing}
-    return _kept(steps, parameters, region, percentiles, clip, cache_dir)
+    steps = [*_steps_of_volumes(in_channels, spacing, region), NormalisePercentilesd(*percentiles, clip)]
+    parameters = {"in_channels": in_channels, "spacing": spacing, "percentiles": percentiles, "clip": clip}
+    return _kept(steps, parameters, region, cache_dir)
+
+
+def head_ct(
+    in_channels: int | None = None,
+    spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
+    region: str | RegionFinder = "given",
+    window: tuple[float, float] = (0.0, 80.0),
+    cache_dir: str | Path | None = None,
+) -> Compose:
+    """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, 0 to 1.
+
+    As :func:`brain_mri`, but for the last step: values in HU mean the same in every CT, so they are cut at the ends of
+    ``window`` and mapped to 0 to 1, and no percentiles of the case are taken.
+
+    Args:
+        in_channels, spacing, region, cache_dir: see :func:`brain_mri`.
+        window: lower and upper end in HU; 0 to 80 shows brain and blood.
+
+    Raises:
+        ConfigError: if ``spacing`` is not three numbers above 0, or ``window`` is not two that rise.
+    """
+    steps = [*_steps_of_volumes(in_channels, spacing, region), WindowHounsfieldd(*window)]
+    parameters = {"chain": "ct", "in_channels": in_channels, "spacing": spacing, "window": window}
+    return _kept(steps, parameters, region, cache_dir)
+
+
+def bone_ct(
+    in_channels: int | None = None,
+    spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
+    region: str | RegionFinder = "all",
+    window: tuple[float, float] = (-200.0, 1000.0),
+    cache_dir: str | Path | None = None,
+) -> Compose:
+    """As :func:`head_ct`, in a ``window`` that shows bone, of all of the image if no other ``region`` is given."""
+    return head_ct(in_channels, spacing, region, window, cache_dir)
 
 
 def radiograph(
@@ -108,22 +130,40 @@ def radiograph(
     if size is not None:
         steps += [FilmResized(size), _AnyLesiond()]
     steps.append(NormalisePercentilesd(*percentiles, clip))
-    parameters = {"in_channels": in_channels, "size": size}
-    return _kept(steps, parameters, region, percentiles, clip, cache_dir)
+    parameters = {"in_channels": in_channels, "size": size, "percentiles": percentiles, "clip": clip}
+    return _kept(steps, parameters, region, cache_dir)
+
+
+def _steps_of_volumes(
+    in_channels: int | None, spacing: Sequence[float] | None, region: str | RegionFinder
+) -> list[Any]:
+    """Read, look at the voxel sizes, find the region, reorient and resample."""
+    if spacing is not None and not _is_spacing(spacing):
+        raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
+    steps: list[Any] = [
+        LoadCased(in_channels),
+        PlausibleGridd(spacing),  # before an extractor works on what will be refused
+        RegionMaskd(region),
+        _KeepMasksd(),
+        Orientationd(KEYS, axcodes="RAS", labels=None, allow_missing_keys=True),
+    ]
+    if spacing is not None:
+        modes = ("bilinear", "nearest", "bilinear")
+        steps.append(Spacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
+        steps.append(_AnyLesiond())
+    return steps
 
 
 def _kept(
     steps: Sequence[Any],
     parameters: Mapping[str, Any],
     region: str | RegionFinder,
-    percentiles: tuple[float, float],
-    clip: bool,
     cache_dir: str | Path | None,
 ) -> Compose:
     """The chain, with a cache where there is a folder for it and the region is known by its name."""
     if cache_dir is None or callable(region):
         return Compose(steps)
-    return CachedCompose(steps, {**parameters, "region": region, "percentiles": percentiles, "clip": clip}, cache_dir)
+    return CachedCompose(steps, {**parameters, "region": region}, cache_dir)
 
 
 def _is_size(size: Any) -> bool:

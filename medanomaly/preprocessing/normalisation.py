@@ -89,3 +89,41 @@ class NormalisePercentilesd(MapTransform):
         case = dict(data)
         case["image"] = self.normalise(case["image"], case["region"])
         return case
+
+
+class WindowHounsfieldd(MapTransform):
+    """Map ``image`` (C, H, W, D), in HU, to 0 to 1 inside ``region``: the window that a radiologist sets for CT.
+
+    ``x' = (x - lower) / (upper - lower)``, cut at 0 and 1, in the region and 0 outside; a voxel in it that would be
+    exactly 0 is 1e-6, so that it is not taken for background.
+
+    Args:
+        lower, upper: ends of the window in HU.
+
+    Raises:
+        ConfigError: if they do not rise.
+        InputError: if the region is empty, or none of it lies within the window: the values are not in HU.
+    """
+
+    def __init__(self, lower: float, upper: float) -> None:
+        super().__init__(keys="image")
+        if not lower < upper:
+            raise ConfigError(f"window ({lower}, {upper}) must rise: give its ends in HU, such as [0, 80].")
+        self.lower, self.upper = lower, upper
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        image, inside = case["image"], _array(case["region"])[0] > 0
+        file = image.meta.get("filename_or_obj", "the image") if isinstance(image, MetaTensor) else "the image"
+        windowed = np.zeros(image.shape, np.float32)
+        for number, (channel, result) in enumerate(zip(_array(image), windowed, strict=True)):
+            scaled = (channel[inside] - np.float32(self.lower)) / np.float32(self.upper - self.lower)
+            if not ((scaled > 0) & (scaled < 1)).any():
+                found = f"{channel[inside].min():g} to {channel[inside].max():g}" if scaled.size else "no voxels"
+                raise InputError(
+                    f"channel {number} of {file} has nothing within {self.lower:g} to {self.upper:g} HU in the region "
+                    f"({found}): is it a CT in HU, with slope and intercept applied, and does the mask fit it?"
+                )
+            result[inside] = apart_from_background(np.clip(scaled, 0, 1))
+        case["image"] = convert_to_dst_type(windowed, image, windowed.dtype)[0]
+        return case

@@ -84,7 +84,8 @@ def benchmark(
             named after it.
         data_root: what relative paths in the datalist start from, its own folder if not given; with a manifest, the
             folder of the download.
-        chain: how cases are prepared: "brain_mri" or "radiograph"; what the manifest says, or brain MRI, if not given.
+        chain: how cases are prepared: "brain_mri", "radiograph", "head_ct" or "bone_ct"; what the manifest says, or
+            brain MRI, if not given.
         region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; what the manifest says, or the
             chain's own, if not given.
         settings: for all bundles that have them, such as ``spacing`` or ``max_epochs``.
@@ -128,7 +129,7 @@ def cohort_experiment(
     Args:
         datalist: JSON with ``training``, maybe ``validation``, and ``test``; None with a manifest.
         data_root: what relative paths in it start from; its own folder if not given.
-        chain: how cases are prepared: "brain_mri" or "radiograph".
+        chain: how cases are prepared: "brain_mri", "radiograph", "head_ct" or "bone_ct".
         settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
         manifest: see :func:`benchmark`.
         bundles: folders of further ones, which tables call by the folder's name.

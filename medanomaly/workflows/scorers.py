@@ -21,13 +21,18 @@ from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
 from medanomaly.evaluation.cohort_voxels import calibration_of
 from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
-from medanomaly.preprocessing import brain_mri, radiograph, user_cache
+from medanomaly.preprocessing import bone_ct, brain_mri, head_ct, radiograph, user_cache
 from medanomaly.training import load_detector
 from medanomaly.workflows.bundles import copy_bundle, find_bundle, read_settings, run_bundle, settings_it_has
 from medanomaly.workflows.settings import apply_settings
 
 Case = Mapping[str, Any]
-CHAINS: dict[str, Callable[..., Compose]] = {"brain_mri": brain_mri, "radiograph": radiograph}
+CHAINS: dict[str, Callable[..., Compose]] = {
+    "brain_mri": brain_mri,
+    "radiograph": radiograph,
+    "head_ct": head_ct,
+    "bone_ct": bone_ct,
+}
 # what makes the configs of a bundle fit a cohort, where it is not the name of the chain
 OVERLAYS: dict[str | None, str | None] = {"brain_mri": None, None: "prepared"}
 
@@ -40,7 +45,7 @@ class Cohort:
         training: healthy cases; what touches a ``label`` is left out.
         validation: healthy cases for early stopping and for thresholds; the training cases serve if there are none.
         test: cases with ``label``; none of them may be a training or a validation case, whatever it is called.
-        chain: how cases are prepared: "brain_mri" or "radiograph", from paths as ``read_datalist`` gives them; None for
+        chain: how cases are prepared: a name of ``CHAINS``, from paths as ``read_datalist`` gives them; None for
             cases that are prepared already, with ``image`` (C, H, W, D) and ``region`` (1, H, W, D) as tensors.
         preparation: arguments of the chain, the same for all rows of a table: ``spacing``, ``region``, ...
         n_channels: images of a case.
@@ -151,7 +156,7 @@ def train_scorer(
 def _of_bundle(bundle: str, preparation: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the chain as settings of a bundle, where some are settings of their own."""
     known = read_settings(find_bundle(bundle), "inference")
-    alone = {"size"}  # of the chain of films, which the bundle gets with its overlay
+    alone = {"size", "window"}  # of the chains of films and of CT, which the bundle gets with its overlay
     return {key if key in known or key in alone else f"preprocessing#{key}": v for key, v in preparation.items()}
 
 
