@@ -99,7 +99,9 @@ def train(
 def score(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(help="Scans or folders; with a model of several channels, the files of one case in its order."),
+        typer.Argument(
+            help="Scans, folders, zips of DICOM; with a model of several channels, the files of one case in its order."
+        ),
     ] = None,
     model: Annotated[Path, typer.Option(help="Folder of a trained model.")] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option(help="Folder for the heatmaps.")] = ...,  # type: ignore[assignment]
@@ -113,6 +115,10 @@ def score(
             "--region",
             help="A mask file, given (each case names its own), nonzero, all, or a command with {image} and {mask}.",
         ),
+    ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of a folder or zip; repeatable."),
     ] = None,
     sign: Annotated[
         str | None,
@@ -137,6 +143,7 @@ def score(
         section=section,
         data_root=data_root,
         region=brain,
+        series=series,
         sign=sign,
         amp=amp,
         device=device,

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medanomaly.data.dicom_series import is_dicom, place_and_series, safe_name
+from medanomaly.data.dicom_volume import choose_series
 from medanomaly.data.films import PICTURES
 from medanomaly.errors import InputError
 
 SECTIONS = ("training", "validation", "test", "mixed")
 HEALTHY = ("training", "validation")  # detectors learn from the one, thresholds come from the other
-CASE_KEYS = ("image", "region", "label", "case")
+CASE_KEYS = ("image", "series", "region", "label", "case")
 OTHER_NAMES = {"brain": "region"}  # what the region is in a cohort of heads
 CASE_ID = re.compile(r"[^\W_][\w.+-]*(?: [\w.+-]+)*")
 
@@ -34,6 +36,10 @@ def read_datalist(
     "region": path, "label": path or number, "case": id}``, where only ``image`` is needed and several image paths are
     channels. The region is the mask in which scores mean something; it may be called "brain". The label is a mask of
     lesions, or, where nobody has drawn what is abnormal, 0 for a healthy case and 1 for another.
+
+    An image may be a DICOM series: a folder, a zip or a file. Where several series lie in it, ``"series"`` chooses one
+    by number or description; a list of them are channels. A case of a DICOM series that has no ``case`` is called by
+    the number of the series and a hash, as its files may be named like the patient.
 
     Args:
         datalist: the JSON file; None, the default of the bundles, gives no cases.
@@ -87,7 +93,9 @@ def check_healthy(cases: Sequence[Mapping[str, Any]], section: str, where: str) 
     Lesions in a mask are no such thing: what they touch is left out.
     """
     wrong = [
-        str(case.get("case", case["image"][0])) for case in cases if is_image_label(case.get("label")) and case["label"]
+        str(case.get("case", safe_name(case["image"][0])))
+        for case in cases
+        if is_image_label(case.get("label")) and case["label"]
     ]
     if wrong and section in HEALTHY:
         raise InputError(
@@ -111,15 +119,19 @@ def require_cases(cases: Sequence[Any]) -> None:
 
 
 def cases_from_files(
-    images: Sequence[str | Path], in_channels: int = 1, brain: str | Path | None = None
+    images: Sequence[str | Path],
+    in_channels: int = 1,
+    brain: str | Path | None = None,
+    series: Sequence[str | int] | None = None,
 ) -> list[dict[str, Any]]:
     """Cases from scans named on a command line.
 
     Args:
         images: with ``in_channels`` 1, each file is a case, and a folder stands for the NIfTI, PNG and JPEG files in
-            it; else the files are the channels of one case, in the order of the model's channels.
+            it, or is a DICOM series; else the files are the channels of one case, in the order of the model's channels.
         in_channels: channels that the model needs.
         brain: a mask file of the region, if there is one case.
+        series: numbers or descriptions of DICOM series: one for all images, one for each, or several of one place.
 
     Raises:
         InputError: if a file is missing, or the number of files does not fit the channels.
@@ -128,20 +140,41 @@ def cases_from_files(
     for image in map(Path, images):
         found = sorted(file for file in image.iterdir() if _is_scan(file)) if image.is_dir() else []
         files += found or [image]  # a folder without such files may be a DICOM series
-    if in_channels > 1 and len(files) != in_channels:
+    pairs = _with_series(files, series, "command line")
+    if in_channels > 1 and len(pairs) != in_channels:
         raise InputError(
-            f"{len(files)} image file(s) were given, but the model takes {in_channels} channels: name the "
+            f"{len(pairs)} image file(s) were given, but the model takes {in_channels} channels: name the "
             f"{in_channels} files of one case in the model's order, or use a datalist for several cases."
         )
-    if brain is not None and in_channels == 1 and len(files) != 1:
+    if brain is not None and in_channels == 1 and len(pairs) != 1:
         raise InputError(
-            f"one mask was given for {len(files)} scans: use a datalist with a 'region' (or 'brain') for each case."
+            f"one mask was given for {len(pairs)} scans: use a datalist with a 'region' (or 'brain') for each case."
         )
-    entries: list[dict[str, Any]] = [{"image": files}] if in_channels > 1 else [{"image": f} for f in files]
-    for entry in entries:
-        if brain is not None:
-            entry["region"] = brain
-    return check_case_ids([_check_case(entry, "command line", Path()) for entry in entries], "command line")
+    groups = [pairs] if in_channels > 1 else [[pair] for pair in pairs]
+    entries = []
+    for number, group in enumerate(groups, start=1):
+        entry = {"image": [image for image, _ in group], "series": [choice for _, choice in group], "region": brain}
+        where = "command line" if len(groups) == 1 else f"command line, scan {number}"
+        entries.append(_check_case(entry, where, Path()))
+    return check_case_ids(entries, "command line")
+
+
+def _with_series(images: Sequence[Any], series: Any, where: str) -> list[tuple[Any, str | int | None]]:
+    """The images of a case, each with the DICOM series that is wanted of it; None where nothing is said."""
+    choices = list(series) if isinstance(series, list | tuple) else [series]
+    if len(images) == 1:
+        images = [*images] * max(len(choices), 1)
+    if len(choices) == 1 and len(images) > 1:
+        choices = [choices[0] if is_dicom(image) else None for image in images]
+    choices = choices or [None] * len(images)
+    if len(choices) != len(images):
+        raise InputError(
+            f"{where}: {len(choices)} series for {len(images)} images: name one for all images, or one for each."
+        )
+    for image, choice in zip(images, choices, strict=True):
+        if choice is not None and not is_dicom(image):
+            raise InputError(f"{where}: a series ({choice!r}) of {image}, which is no DICOM folder, zip or file.")
+    return list(zip(images, choices, strict=True))
 
 
 def _is_scan(file: Path) -> bool:
@@ -150,12 +183,12 @@ def _is_scan(file: Path) -> bool:
 
 def check_case_ids(cases: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
     """Give each case without an id the name of its file, or of its folder where file names repeat; ids are unique."""
-    stems = [Path(case["image"][0]).name.split(".")[0] for case in cases]
+    stems = [Path(safe_name(case["image"][0])).name.split(".")[0] for case in cases]
     use_folder = len(set(stems)) < len(stems)
     for case, stem in zip(cases, stems, strict=True):
         if "case" not in case:
-            file = Path(case["image"][0])
-            name = file.parent.name if use_folder else stem
+            file = Path(safe_name(case["image"][0]))
+            name = file.parent.name if use_folder and not is_dicom(case["image"][0]) else stem
             case["case"] = check_case_id(
                 name, f"{where}: {file} gives the case id", "rename it, or give a 'case' in a datalist"
             )
@@ -199,7 +232,8 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
     if not case.get("image"):
         raise InputError(f"{where} has no 'image': give the path of the scan, or a list of paths, one a channel.")
     images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
-    result: dict[str, Any] = {"image": [str(_existing(base, image, where)) for image in images]}
+    found = _with_series([_existing(base, image, where) for image in images], case.get("series"), where)
+    result: dict[str, Any] = {"image": [_chosen(image, choice, where) for image, choice in found]}
     label = case.get("label")
     if isinstance(label, bool) or (is_image_label(label) and label not in (0, 1)):
         raise InputError(
@@ -209,7 +243,7 @@ def _check_case(case: Any, where: str, base: Path) -> dict[str, Any]:
         if key == "label" and is_image_label(label):
             result[key] = int(label)
         elif case.get(key) is not None:
-            result[key] = str(_existing(base, case[key], where))
+            result[key] = _chosen(_existing(base, case[key], where), None, f"{where}, {key!r}")
     if case.get("case") is not None:
         result["case"] = check_case_id(str(case["case"]), f"{where}: the case id is")
     return result
@@ -219,14 +253,19 @@ def _is_missing(case: Any, base: Path) -> bool:
     keys = ("image", "region", *OTHER_NAMES, "label")
     values = [case.get(key) for key in keys if not is_image_label(case.get(key))] if isinstance(case, dict) else []
     names = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
-    return any(name is not None and not (base / str(name)).exists() for name in names)
+    return any(name is not None and not place_and_series(base / str(name))[0].exists() for name in names)
 
 
 def _existing(base: Path, name: Any, where: str) -> Path:
     path = (base / str(name)).absolute()
-    if not path.exists():
+    if not path.exists() and not place_and_series(path)[0].exists():
         raise InputError(f"{where}: the file {path} does not exist: correct the path, or its base folder {base}.")
     return path
+
+
+def _chosen(image: Path, choice: str | int | None, where: str) -> str:
+    """The path of an image, with the series that is meant if it is DICOM."""
+    return choose_series(image, choice, where) if is_dicom(image) else str(image)
 
 
 def check_case_id(case: str, where: str, what_to_do: str = "choose another") -> str:

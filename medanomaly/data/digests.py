@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from medanomaly.data.datalist import is_image_label
+from medanomaly.data.dicom_series import is_dicom, safe_name, series_digest
 from medanomaly.errors import InputError
 
 HEADERS = (".hdr", ".img", ".mhd", ".nhdr")  # formats of several files, which share a stem
@@ -36,6 +37,8 @@ def case_digests(
 def scan_digest(path: str | Path) -> str:
     """SHA-256 of a scan: shape and voxels of a NIfTI file, compressed or not; of other formats, the bytes of its files.
 
+    Of a DICOM series, the bytes of its own files, whether they lie in a folder or in a zip.
+
     Raises:
         InputError: if a file cannot be read.
     """
@@ -43,16 +46,16 @@ def scan_digest(path: str | Path) -> str:
     try:
         if path.name.endswith((".nii", ".nii.gz")):
             return _digest_of(path, *_state(path), voxels=True)
+        if is_dicom(path):
+            return series_digest(path)
         files = [path]
-        if path.is_dir():
-            files = [file for file in path.rglob("*") if file.is_file()]
-        elif path.suffix in HEADERS:
+        if path.suffix in HEADERS:
             files = [file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}.")]
         digests = sorted(file_digest(file) for file in files)
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror or error}): correct the path or its rights."
+            f"{safe_name(path)} cannot be read ({error.strerror or error}): correct the path or its rights."
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
+from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.digests import case_digests, file_digest
 from medanomaly.data.training_cases import check_unseen
 from medanomaly.data.writing import written_whole
@@ -59,13 +60,16 @@ def begin_scores(
 
 
 def record_scores(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Add cases to ``run.json`` now that they are scored: id, image files, and the SHA-256 of each scan."""
+    """Add cases to ``run.json`` now that they are scored: id, image files, and the SHA-256 of each scan.
+
+    A DICOM series is called by its safe name, see :mod:`medanomaly.data.dicom_series`.
+    """
     found, digests = read_provenance(Path(output_dir)), case_digests(cases)
     known = {case["case"]: case for case in found["cases"]}
     for case in cases:
         known[case["case"]] = {
             "case": case["case"],
-            "image": list(case["image"]),
+            "image": list(map(safe_name, case["image"])),
             "sha256": digests[case["case"]]["image"],
         }
     _write(Path(output_dir), {**found, "cases": list(known.values())})
@@ -171,9 +175,9 @@ def _check_same_scans(output: Path, found: Mapping[str, Any], cases: Sequence[Ma
         before = earlier.get(case["case"])
         if before is not None and before["sha256"] != digests[case["case"]]["image"]:
             raise InputError(
-                f"{output / case['case']} holds the heatmap of {before['image'][0]}, and {case['image'][0]}, which has "
-                "other content, would replace it: choose another --output, or use a datalist that gives each case a "
-                "'case' id."
+                f"{output / case['case']} holds the heatmap of {before['image'][0]}, and "
+                f"{safe_name(case['image'][0])}, which has other content, would replace it: choose another --output, "
+                "or use a datalist that gives each case a 'case' id."
             )
 
 

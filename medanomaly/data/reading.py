@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from monai.transforms import LoadImage, MapTransform, ResampleToMatch
 from numpy.typing import NDArray
 
 from medanomaly.data.datalist import is_image_label
+from medanomaly.data.dicom_series import is_dicom, safe_name
+from medanomaly.data.dicom_volume import read_dicom
 from medanomaly.data.films import directions_of, is_jpeg, is_picture, read_picture, with_third_axis
 from medanomaly.errors import InputError
 
@@ -48,14 +52,15 @@ class LoadCased(MapTransform):
         paths = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
         if self.in_channels is not None and len(paths) != self.in_channels:
             raise InputError(
-                f"the case {case.get('case', paths[0])} has {len(paths)} image channel(s) ({_names(paths)}), but the "
-                f"model takes {self.in_channels}: give one file a channel, or a model trained on these channels."
+                f"the case {case.get('case') or safe_name(paths[0])} has {len(paths)} image channel(s) "
+                f"({_names(paths)}), but the model takes "
+                f"{self.in_channels}: give one file a channel, or a model trained on these channels."
             )
         image = read_channels(paths)
         case["image"] = image
         for key in ("region", "label"):
             if case.get(key) is not None:
-                case[key] = _on_grid_of(image, read_volume(case[key]), str(case[key]), str(paths[0]))
+                case[key] = _on_grid_of(image, read_volume(case[key]), safe_name(case[key]), safe_name(paths[0]))
         return case
 
 
@@ -71,8 +76,9 @@ def read_volume(path: str | Path) -> MetaTensor:
     """One volume (H, W, D), float32, in the orientation of its file; a trailing axis of length 1 is dropped.
 
     An image is a volume of one slice: a PNG or JPEG picture (see :mod:`medanomaly.data.films` for its axes), a NIfTI
-    file (H, W), or a DICOM file of one frame. DICOM values are rescaled by the header's slope and intercept, and
-    inverted where it says MONOCHROME1, so that bright is bright.
+    file (H, W), or a DICOM file of one frame. A DICOM series is a folder, a zip or a file, see
+    :mod:`medanomaly.data.dicom_series`. DICOM values are rescaled by the header's slope and intercept, and inverted
+    where it says MONOCHROME1, so that bright is bright.
 
     Raises:
         InputError: if the file cannot be read, is neither 3-D nor a film, holds complex numbers or colours, or has a
@@ -80,9 +86,11 @@ def read_volume(path: str | Path) -> MetaTensor:
     """
     if is_picture(path):
         return read_picture(path)
+    if is_dicom(path):
+        return read_dicom(path)
     affine = _checked_header(path)
     try:
-        volume: MetaTensor = LoadImage(image_only=True, dtype=np.float32)(str(path))
+        volume: MetaTensor = _loader()(str(path))
     except Exception as error:  # the readers raise whatever their library raises
         raise InputError(f"{path} cannot be read as an image: {_first_line(error)}. Is the file complete?") from error
     if volume.ndim == 4 and volume.shape[-1] == 1:
@@ -109,6 +117,14 @@ def read_volume(path: str | Path) -> MetaTensor:
             "convert the scan again from DICOM."
         )
     return volume
+
+
+@cache
+def _loader() -> LoadImage:
+    """MONAI's readers, made once: one of them warns whenever it is made that it lacks a library for graphics cards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return LoadImage(image_only=True, dtype=np.float32)
 
 
 def _checked_header(path: str | Path) -> NDArray[np.float64] | None:
@@ -144,8 +160,8 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         if not _same_grid(volume, first):
             raise InputError(
-                f"{path} does not lie on the grid of {paths[0]} (shape {tuple(volume.shape)} against "
-                f"{tuple(first.shape)}, or another affine): register and resample it to that scan first."
+                f"{safe_name(path)} does not lie on the grid of {safe_name(paths[0])} (shape {tuple(volume.shape)} "
+                f"against {tuple(first.shape)}, or another affine): register and resample it to that scan first."
             )
     stacked = np.stack([volume.as_tensor().numpy() for volume in volumes])
     if not np.isfinite(stacked).all():
@@ -153,7 +169,8 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
         if np.isinf(stacked).any():
             raise InputError(f"{_names(paths)} holds infinite values: write it again without them.")
     meta = dict(first.meta)
-    meta["filename_or_obj"] = str(paths[0])
+    if not is_dicom(paths[0]):  # whose path may name the patient
+        meta["filename_or_obj"] = str(paths[0])
     return MetaTensor(torch.from_numpy(stacked), meta=meta)
 
 
@@ -200,7 +217,7 @@ def _same_grid(a: MetaTensor, b: MetaTensor) -> bool:
 
 
 def _names(paths: Sequence[str | Path]) -> str:
-    return ", ".join(map(str, paths))
+    return ", ".join(map(safe_name, paths))
 
 
 def _first_line(error: BaseException) -> str:

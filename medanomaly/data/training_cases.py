@@ -9,6 +9,7 @@ from typing import Any
 
 import medanomaly
 from medanomaly.data.datalist import SECTIONS, check_healthy, read_datalist, require_cases
+from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.digests import case_digests
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
@@ -110,7 +111,7 @@ def check_apart(
         files = [
             f"prepared case {wanted}"
             if hasattr(case["image"], "numpy")
-            else case["image"][digests[case["case"]]["image"].index(digest)]
+            else safe_name(case["image"][digests[case["case"]]["image"].index(digest)])
             for cases, digests, wanted in ((training, sides[0], name), (others, sides[1], other))
             for case in cases
             if case["case"] == wanted

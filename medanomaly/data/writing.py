@@ -99,6 +99,8 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
     """
     image = nib.Nifti1Image(np.asarray(volume, np.float32), affine)
     image.header.set_xyzt_units("mm")
+    image.set_sform(affine, "scanner")
+    image.set_qform(affine, "scanner")  # without shear, of which rounding in DICOM headers leaves a trace
     if str(scan).endswith((".nii", ".nii.gz")):
         reference: Any = nib.load(scan)
         shape = (*reference.shape, 1)[:3]  # an image is a volume of one slice

@@ -24,7 +24,7 @@ from monai.transforms import Compose
 from monai.utils import TraceKeys
 
 import medanomaly
-from medanomaly.data import films, reading
+from medanomaly.data import dicom_headers, dicom_series, dicom_volume, films, reading
 from medanomaly.data.writing import written_whole
 from medanomaly.preprocessing.arrays import is_ours, space_of
 from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
@@ -51,7 +51,7 @@ class CachedCompose(Compose):
     (MONAI's ``PersistentDataset`` goes by paths alone.) An image is kept as it is, with holes for the air around the
     head, so that training can map it instead of holding it; a mask is kept as bits. What is read is checked whole.
 
-    NIfTI, PNG and JPEG files and folders of a DICOM series are cached; other formats, which may keep voxels in a second
+    NIfTI, PNG and JPEG files and DICOM series are cached; other formats, which may keep voxels in a second
     file, are always read. The folder holds scans of patients, so it and the cases in it are made private to their
     owner, whatever their mode was. What another user wrote is never read; and in a folder of another user, or one that
     all share such as ``/tmp``, nothing is kept.
@@ -77,7 +77,8 @@ class CachedCompose(Compose):
         super().__init__(transforms)
         self.cache_dir, self.max_bytes = Path(cache_dir).expanduser(), max_bytes
         versions = [module.__version__ for module in (medanomaly, monai, torch, np, nib)]
-        readers = (Path(films.__file__), Path(reading.__file__))
+        modules = (dicom_headers, dicom_series, dicom_volume, films, reading)
+        readers = [Path(str(module.__file__)) for module in modules]
         code = [file.read_bytes() for file in (*sorted(Path(__file__).parent.glob("*.py")), *readers)]
         self.made_by = json.dumps([dict(parameters), versions], default=repr).encode() + b"".join(code)
         self.command = str(parameters.get("region", ""))
@@ -174,8 +175,8 @@ def _close_to_others(file: Path, found: os.stat_result) -> None:
 
 def _files_of(path: Path) -> list[Path] | None:
     """The files that hold an image; None if they cannot be told from its path."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+    if dicom_series.is_dicom(path):
+        return dicom_series.files_in(dicom_series.place_and_series(path)[0])
     return [path] if path.name.endswith((".nii", ".nii.gz")) or films.is_picture(path) else None
 
 

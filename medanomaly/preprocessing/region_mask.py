@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from medanomaly.data.reading import INSIDE, LoadCased
+from medanomaly.data.writing import save_on_grid
 from medanomaly.errors import ConfigError, InputError
 
 RegionFinder = Callable[[MetaTensor], Any]
@@ -104,7 +106,7 @@ class RegionMaskd(MapTransform):
             mask = np.asarray(self.source(image))
             mask = mask[None] if mask.ndim == 3 else mask
         else:
-            mask = self._run(str(file))
+            mask = self._run(image, str(file))
         if tuple(mask.shape) != (1, *image.shape[1:]):
             raise InputError(
                 f"the {organ} mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
@@ -121,10 +123,13 @@ class RegionMaskd(MapTransform):
         case["region"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
         return case
 
-    def _run(self, file: str) -> NDArray[np.float32]:
+    def _run(self, image: MetaTensor, file: str) -> NDArray[np.float32]:
         with tempfile.TemporaryDirectory(prefix="medanomaly_brain_") as folder:
-            mask = Path(folder) / "mask.nii.gz"
-            paths = {"{image}": file, "{mask}": str(mask)}
+            mask, scan = Path(folder) / "mask.nii.gz", file
+            if not os.path.exists(file):  # a DICOM series: programs read NIfTI, and a path may name the patient
+                scan = str(Path(folder) / "image.nii.gz")
+                save_on_grid(image[0].as_tensor().numpy(), Path(scan), file, image.affine.numpy())
+            paths = {"{image}": scan, "{mask}": str(mask)}
             command = [WORD.sub(lambda word: paths[word[0]], part) for part in self.command]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -137,7 +142,7 @@ class RegionMaskd(MapTransform):
                     f"the brain extractor failed on {file} (exit {done.returncode}, mask written: {mask.exists()}): "
                     f"{' '.join(command)}\n{(done.stderr or done.stdout).strip()[-500:]}"
                 )
-            return np.asarray(LoadCased()({"image": file, "region": str(mask)})["region"].as_tensor())
+            return np.asarray(LoadCased()({"image": scan, "region": str(mask)})["region"].as_tensor())
 
 
 def _words_of(command: str) -> list[str]:

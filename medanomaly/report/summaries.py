@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medanomaly.data import heatmap_path, read_provenance, written_whole
+from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.preprocessing.region_mask import region_share_warning
 from medanomaly.report.figures import roc_figure
@@ -37,7 +38,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     is_brain = 1 not in heatmap.shape and _region_asked_for(Path(output_dir)) != "all"
     return {
         "case": case["case"],
-        "image": case["image"][0],
+        "image": safe_name(case["image"][0]),
         "case_score": score,
         "case_threshold": threshold,
         "case_threshold_rate": calibration.case_rate() if calibration.held_out else None,

@@ -26,6 +26,7 @@ def score(
     section: str = "test",
     data_root: str | Path | None = None,
     region: str | Path | None = None,
+    series: Sequence[str | int] | None = None,
     sign: str | None = None,
     amp: bool = False,
     device: str | None = None,
@@ -33,13 +34,15 @@ def score(
     """Write a heatmap for each scan, on the grid of that scan.
 
     Args:
-        scans: files or folders, one or several; with a model of several channels, the files of one case in its order.
+        scans: files, folders or zips, one or several; with a model of several channels, the files of one case in its
+            order.
         model: folder of a trained model.
         output: folder for the heatmaps.
         datalist: score a section of a cohort instead of single scans.
         section, data_root: of the datalist; what its relative paths start from.
         region: a mask file, or given (each case names its own), nonzero, all, or a command with ``{image}`` and
             ``{mask}``; the model's own way if not given.
+        series: of DICOM ``scans``, by number or description: one for all, one for each, or several of one folder.
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         amp: score in bfloat16.
         device: cpu, cuda or cuda:1; the GPU if there is one, when not given.
@@ -70,10 +73,14 @@ def score(
             raise InputError(
                 "--brain with a mask file goes with a single scan; in a datalist, each case names its own 'brain'."
             )
+        if series:
+            raise InputError(
+                "--series goes with scans that are named; in a datalist, each case names its own 'series'."
+            )
         cases = read_datalist(datalist, section, data_root)
     else:
         channels = int(bundles.read_settings(model, "inference")["in_channels"])
-        cases = cases_from_files([Path(scan) for scan in scans], channels, mask)
+        cases = cases_from_files([Path(scan) for scan in scans], channels, mask, series or None)
     bundles.run_bundle(model.resolve(), "inference", cases=tuple(cases), **settings)
     table = pd.read_csv(output / "cases.csv", dtype={"case": str}).set_index("case")
     table = table.loc[[case["case"] for case in cases]].reset_index()

@@ -175,12 +175,9 @@ def test_a_datalist_is_utf8_whatever_the_locale(folder):
         (["a"], 1, [("flair", ["a/flair.nii.gz"]), ("t1", ["a/t1.nii.gz"])]),  # a folder of NIfTI files
         (["a/t1.nii.gz", "a/flair.nii.gz"], 2, [("t1", ["a/t1.nii.gz", "a/flair.nii.gz"])]),
         (["a"], 2, [("flair", ["a/flair.nii.gz", "a/t1.nii.gz"])]),
-        (["dicom"], 1, [("dicom", ["dicom"])]),  # no NIfTI in it: a series
     ],
 )
 def test_files_on_the_command_line(folder, images, in_channels, expected):
-    (folder / "dicom").mkdir()
-    (folder / "dicom" / "0001.dcm").touch()
     cases = cases_from_files([folder / image for image in images], in_channels)
     assert [(case["case"], case["image"]) for case in cases] == [
         (name, [str(folder / file) for file in files]) for name, files in expected
