@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
 
 from medanomaly.evaluation import Calibration, roc_curve
 from medanomaly.experiments.fashion_split import ANOMALIES, ANOMALIES_FOR_THRESHOLD, BOOTS, TEST_ANOMALIES
-from medanomaly.report import roc_panels
+from medanomaly.report import reconstructions_figure, roc_panels
 from medanomaly.workflows.benchmark import Result, grouped
 from medanomaly.workflows.costs import mean_costs
 
 ROC_POINTS = 50  # of each class in a result file
+SHOWN = 3  # images of a class in the picture of a run
 
 Scores = NDArray[np.float64]
 
@@ -128,3 +131,29 @@ def pictures(results: Sequence[Result], output: Path) -> None:
         for anomaly in ANOMALIES
     }
     roc_panels(panels, output / "roc.png", "images")
+
+
+def draw(network: Any, images: Mapping[str, list[Tensor]], folder: Path) -> None:
+    """``reconstructions.png``: some images, and what the detector makes of them, if it makes images or maps of any.
+
+    Args:
+        network: the detector; it may have ``reconstruct``.
+        images: class -> images (1, 32, 32, 1), of which the first are shown.
+        folder: of the run.
+    """
+    patches = {part: torch.stack([image[..., 0] for image in stack[:SHOWN]]) for part, stack in images.items()}
+    device = next(iter(network.state_dict().values())).device
+    rows: dict[str, dict[str, Any]] = {}
+    for part, batch in patches.items():
+        batch = batch.to(device)
+        with torch.no_grad():
+            if hasattr(network, "reconstruct"):
+                made = network.reconstruct(batch).detach()
+                rows.setdefault("reconstruction", {})[part] = made[:, 0].cpu().numpy()
+                rows.setdefault("map: difference", {})[part] = (batch - made).abs().mean(dim=1).cpu().numpy()
+            scores = network(batch)
+            if scores.ndim == batch.ndim:
+                rows.setdefault("map: score", {})[part] = scores[:, 0].cpu().numpy()
+    if rows:
+        shown = {part: batch[:, 0].numpy() for part, batch in patches.items()}
+        reconstructions_figure(shown, rows, folder / "reconstructions.png")
