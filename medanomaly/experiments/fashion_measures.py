@@ -142,7 +142,7 @@ def draw(network: Any, images: Mapping[str, list[Tensor]], folder: Path) -> None
         folder: of the run.
     """
     patches = {part: torch.stack([image[..., 0] for image in stack[:SHOWN]]) for part, stack in images.items()}
-    device = next(iter(network.state_dict().values())).device
+    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
     rows: dict[str, dict[str, Any]] = {}
     for part, batch in patches.items():
         batch = batch.to(device)
