@@ -86,7 +86,7 @@ def measure_run(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None
         volume = torch.cat(slices, dim=-1)[None]
         of[part] = np.asarray(scorer.score(volume, mask=torch.ones_like(volume))[0, 0].mean(dim=(0, 1)).double())
     if scorer.network is not None:
-        draw(scorer.network, {part: images[part] for part in ("test", *ANOMALIES)}, folder)
+        draw(scorer.network, {"boot": images["test"], **{name: images[name] for name in ANOMALIES}}, folder)
     has_boundary = run.bundle == "one_class_svm"
     return {
         name: measure(of["threshold"], of[f"{name} for threshold"], of["test"], of[name], has_boundary)
