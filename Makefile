@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SETUP := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: demo test check coverage bench bundles docs clean help
+.PHONY: demo test test-all check coverage bench bundles docs clean help
 
 help:
 	@echo "make demo      the whole flow on a made cohort, in minutes (results in demo/)"
@@ -28,6 +28,9 @@ demo: .venv/.package
 
 test: .venv/.dev
 	$(PYTEST)
+
+test-all: .venv/.dev
+	$(PYTEST) -m "slow or not slow"
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def bce_towards(logits: Tensor, target: float) -> Tensor:
+    """Mean binary cross-entropy of logits of any shape with one target for all: 1 for real, 0 for made."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
 def critic_loss_bce(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """Averaged binary cross-entropy of a discriminator that gives logits (B, 1) (Akcay et al. 2018, eq. 5)."""
     real_logits, fake_logits = critic(real), critic(fake)
-    return 0.5 * (
-        F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
-        + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
-    )
+    return 0.5 * (bce_towards(real_logits, 1.0) + bce_towards(fake_logits, 0.0))
 
 
 def critic_loss_wgan_gp(

@@ -24,6 +24,7 @@ ENTRIES = (*CATALOGUE, *TOYS.values())
 ROWS = [(entry, arguments) for entry in ENTRIES for arguments in entry.variants]
 SETTINGS = [(*row, channels, dims) for row in ROWS for dims, channels in row[0].kinds]
 LEARNERS = [(entry, learner) for entry in ENTRIES for learner in entry.learners]
+MARKS = [[pytest.mark.slow] if learner.slow else [] for _, learner in LEARNERS]
 
 
 def label(*parts):
@@ -224,7 +225,9 @@ def test_the_exported_detector_gives_equal_scores(trained):
 
 
 @pytest.mark.parametrize(
-    ("entry", "learner"), LEARNERS, ids=[label(e.name, *vars(learner).values()) for e, learner in LEARNERS]
+    ("entry", "learner"),
+    [pytest.param(*row, marks=marks) for row, marks in zip(LEARNERS, MARKS, strict=True)],
+    ids=[label(entry.name, *list(vars(learner).values())[:4]) for entry, learner in LEARNERS],
 )
 def test_it_learns(entry, learner):
     detector = train(make(entry, learner.arguments, learner.in_channels, learner.spatial_dims), learner.steps)

@@ -9,12 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Learner:
-    """A detector that learns the toy task in a few seconds."""
+    """A detector that learns the toy task, in a few seconds if it is not slow."""
 
     arguments: Mapping[str, Any]
     in_channels: int
     spatial_dims: int
     steps: int  # of training, over all stages; 0 for what is only fitted
+    slow: bool = False  # for ``make test-all`` alone: it takes more than some seconds
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,6 @@ class Entry:
 SMALL = {"features": 4, "latent_dim": 8}
 
 
-def learners(arguments: Mapping[str, Any], *rows: tuple[int, int, int]) -> tuple[Learner, ...]:
+def learners(arguments: Mapping[str, Any], *rows: tuple[int, int, int], slow: bool = False) -> tuple[Learner, ...]:
     """The same arguments with several (in_channels, spatial_dims, steps)."""
-    return tuple(Learner(arguments, *row) for row in rows)
+    return tuple(Learner(arguments, *row, slow=slow) for row in rows)
