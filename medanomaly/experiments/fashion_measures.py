@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
 
 from medanomaly.evaluation import Calibration, roc_curve
-from medanomaly.experiments.fashion_split import ANOMALIES
-from medanomaly.report import roc_panels
+from medanomaly.experiments.fashion_split import ANOMALIES, ANOMALIES_FOR_THRESHOLD, BOOTS, TEST_ANOMALIES
+from medanomaly.report import reconstructions_figure, roc_panels
 from medanomaly.workflows.benchmark import Result, grouped
+from medanomaly.workflows.costs import mean_costs
 
 ROC_POINTS = 50  # of each class in a result file
+SHOWN = 3  # images of a class in the picture of a run
 
 Scores = NDArray[np.float64]
 
@@ -37,6 +41,7 @@ def measure(
     tuned = best_f1_threshold(boots, anomalies)
     return {
         "auroc": float(roc_auc_score(labels, scores)),
+        "average_precision": float(average_precision_score(labels, scores)),
         "boots_95": figures_at(_threshold_of(boots), test_boots, test_anomalies),
         "held_out_anomalies": figures_at(tuned, test_boots, test_anomalies),
         "as_in_paper": figures_at(0.0 if has_boundary else tuned, test_boots, test_anomalies),
@@ -75,7 +80,8 @@ def figures_at(threshold: float, boots: Scores, anomalies: Scores) -> dict[str, 
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     """A row a detector: means over seeds and their standard deviation. One threshold from boots has one specificity."""
     rows = []
-    for detector, metrics in _by_detector(results).items():
+    for (detector, _), group in grouped(results).items():
+        metrics = [result["metrics"] for result in group]
         row: dict[str, Any] = {"detector": detector, "seeds": len(metrics)}
         figures = {
             f"{anomaly} {column}": [_pick(m[anomaly], path) for m in metrics]
@@ -86,21 +92,27 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
         for column, values in figures.items():
             row[column] = float(np.mean(values))
             row[f"{column} sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-        rows.append(row)
+        rows.append(row | mean_costs(group, IMAGES))
     return pd.DataFrame(rows)
 
 
 _COLUMNS = {
     "AUROC": ("auroc",),
+    "AP": ("average_precision",),
     "F1 (paper)": ("as_in_paper", "f1"),
     "spec. (paper)": ("as_in_paper", "specificity"),
     "F1 (95 %)": ("boots_95", "f1"),
+    "accuracy (95 %)": ("boots_95", "accuracy"),
+    "sens. (95 %)": ("boots_95", "sensitivity"),
+    "precision (95 %)": ("boots_95", "precision"),
 }
+# that a run scores: for thresholds and for the test
+IMAGES = BOOTS["threshold"] + BOOTS["test"] + len(ANOMALIES) * (ANOMALIES_FOR_THRESHOLD + TEST_ANOMALIES)
 
 
 def _pick(metrics: Any, path: Sequence[str]) -> float:
     for key in path:
-        metrics = metrics[key]
+        metrics = metrics.get(key, np.nan)  # results of before 2026-12 have no average precision
     return float(metrics)
 
 
@@ -119,3 +131,29 @@ def pictures(results: Sequence[Result], output: Path) -> None:
         for anomaly in ANOMALIES
     }
     roc_panels(panels, output / "roc.png", "images")
+
+
+def draw(network: Any, images: Mapping[str, list[Tensor]], folder: Path) -> None:
+    """``reconstructions.png``: some images, and what the detector makes of them, if it makes images or maps of any.
+
+    Args:
+        network: the detector; it may have ``reconstruct``.
+        images: class -> images (1, 32, 32, 1), of which the first are shown.
+        folder: of the run.
+    """
+    patches = {part: torch.stack([image[..., 0] for image in stack[:SHOWN]]) for part, stack in images.items()}
+    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    rows: dict[str, dict[str, Any]] = {}
+    for part, batch in patches.items():
+        batch = batch.to(device)
+        with torch.no_grad():
+            if hasattr(network, "reconstruct"):
+                made = network.reconstruct(batch).detach()
+                rows.setdefault("reconstruction", {})[part] = made[:, 0].cpu().numpy()
+                rows.setdefault("map: difference", {})[part] = (batch - made).abs().mean(dim=1).cpu().numpy()
+            scores = network(batch)
+            if scores.ndim == batch.ndim:
+                rows.setdefault("map: score", {})[part] = scores[:, 0].cpu().numpy()
+    if rows:
+        shown = {part: batch[:, 0].numpy() for part, batch in patches.items()}
+        reconstructions_figure(shown, rows, folder / "reconstructions.png")

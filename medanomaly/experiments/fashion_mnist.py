@@ -22,50 +22,14 @@ import torch
 from torch import Tensor
 
 from medanomaly.data.fashion_mnist import read_fashion_mnist
-from medanomaly.experiments.fashion_measures import Scores, leaderboard, measure, pictures
+from medanomaly.experiments.fashion_detectors import COMMON, TRAINED
+from medanomaly.experiments.fashion_measures import Scores, draw, leaderboard, measure, pictures
 from medanomaly.experiments.fashion_split import ANOMALIES, BOOTS, SIDE, split
 from medanomaly.workflows.benchmark import Experiment, Run
 from medanomaly.workflows.scorers import Cohort, Scorer
 
 SETTING = "boots"
 
-# of every bundle: a patch is a whole image, boots all point one way, and an epoch shows each once
-COMMON = {
-    "patch_size": SIDE,
-    "stride": SIDE,
-    "spacing": None,
-    "patches_per_epoch": BOOTS["training"],
-    "train#dataloader#flip": False,
-}
-SVM_BOOTS = sum(BOOTS[part] for part in ("training", "validation", "threshold"))
-# In the table: bundle, and what differs from its own settings. Those of the GANs were chosen on a split of its own, see
-# docs/reproduction.md: codes have unit size, as boots differ in how much leather there is, which is not abnormal.
-TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
-    "pca": ("pca", {"n_components": 50}),
-    "one-class-svm": ("one_class_svm", {"max_samples": SVM_BOOTS}),
-    "one-class-svm-nu0.1": ("one_class_svm", {"max_samples": SVM_BOOTS, "nu": 0.1}),
-    "one-class-svm-nu0.05": ("one_class_svm", {"max_samples": SVM_BOOTS, "nu": 0.05}),
-    "one-class-svm-nu0.01": ("one_class_svm", {"max_samples": SVM_BOOTS, "nu": 0.01}),
-    "ganomaly-a": ("ganomaly", {"max_epochs": 20, "patience": 20, "decay": True, "batch_size": 64, "amp": True}),
-    "ganomaly-k": (
-        "ganomaly",
-        {"variant": "K", "unit_code": True, "max_epochs": 14, "patience": 14, "decay": True, "amp": True},
-    ),
-    # Epochs count at each size; the paper's 750,000 images of fading in are 179 epochs for each size that is grown.
-    # Thin layers, pixel norm and few epochs reconstruct less well than the detector's defaults, and tell more.
-    "progressive-ganomaly": (
-        "progressive_ganomaly",
-        {
-            "max_epochs": 4,
-            "patience": 4,
-            "amp": True,
-            "fade_images": 2 * BOOTS["training"],
-            "features": [32, 32, 32, 32],
-            "network_def#pixel_norm": True,
-            "score": "modified",
-        },
-    ),
-}
 DETECTORS = ("intensity", *TRAINED)
 REDUCED_EPOCHS = 2
 
@@ -121,6 +85,8 @@ def measure_run(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None
     for part, slices in images.items():  # as the slices of one volume: an image is one patch, whatever is beside it
         volume = torch.cat(slices, dim=-1)[None]
         of[part] = np.asarray(scorer.score(volume, mask=torch.ones_like(volume))[0, 0].mean(dim=(0, 1)).double())
+    if scorer.network is not None:
+        draw(scorer.network, {"boot": images["test"], **{name: images[name] for name in ANOMALIES}}, folder)
     has_boundary = run.bundle == "one_class_svm"
     return {
         name: measure(of["threshold"], of[f"{name} for threshold"], of["test"], of[name], has_boundary)

@@ -111,6 +111,38 @@ def roc_panels(
     save_figure(figure, path)
 
 
+def reconstructions_figure(
+    images: Mapping[str, NDArray[Any]], rows: Mapping[str, Mapping[str, NDArray[Any]]], path: str | Path
+) -> None:
+    """Images side by side, and below each what a detector makes of it, such as its reconstruction and its map.
+
+    Args:
+        images: title -> images (n, H, W) in [0, 1].
+        rows: name -> title -> what stands below each image, (n, H, W); a name that begins with "map" is drawn in
+            colours, from 0 to the highest value of the row, and the others in grey from 0 to 1.
+        path: PNG to write.
+    """
+    titles = [title for title, stack in images.items() for _ in stack]
+    lines = {"input": np.concatenate(list(images.values()))}
+    lines |= {name: np.concatenate([of[title] for title in images]) for name, of in rows.items()}
+    figure = Figure(figsize=(0.85 * len(titles) + 0.3, 0.85 * len(lines) + 0.3), layout="constrained")
+    axes = figure.subplots(len(lines), len(titles), squeeze=False)
+    for line, (name, stack) in zip(axes, lines.items(), strict=True):
+        is_map = name.startswith("map")
+        style: dict[str, Any] = {
+            "cmap": "inferno" if is_map else "gray",
+            "vmin": 0,
+            "vmax": stack.max() if is_map else 1,
+        }
+        for axis, image in zip(line, stack, strict=True):
+            axis.imshow(image, **style)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=7)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=7)
+    save_figure(figure, path)
+
+
 def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
     """Voxels (H, W, D) in the RAS order that is nearest, and the affine."""
     volume = read_volume(path)

@@ -110,9 +110,11 @@ def scored_in_words(settings: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, or a dash where a figure is undefined."""
+    """Three digits, more of large numbers, or a dash where a figure is undefined."""
     if value is None or not math.isfinite(value):
         return "-"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
 
 

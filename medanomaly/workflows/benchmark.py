@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -26,6 +24,7 @@ from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
 from medanomaly.report.provenance import current_commit, machine, provenance_lines
 from medanomaly.report.tables import number, show, terminal
+from medanomaly.workflows.costs import seconds_in, timed
 from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
 BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
@@ -151,8 +150,10 @@ def run_benchmark(
             print(f"[{n}/{len(planned)}] {run.id}: done already, {file}", flush=True)
             continue
         print(f"[{n}/{len(planned)}] {run.id}", flush=True)
-        with _timed(folder / "runs" / run.id, run) as clock:
-            metrics = _perform(experiment, run, data_root, folder)
+        own = folder / "runs" / run.id
+        _write_json(own / "run.json", {"settings": run.record})
+        with timed(own / "seconds.json"):
+            metrics, costs = _perform(experiment, run, data_root, folder)
         result = {
             "experiment": experiment.name,
             "detector": run.detector,
@@ -166,7 +167,8 @@ def run_benchmark(
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "version": medanomaly.__version__,
             "machine": machine(),
-            "seconds": round(clock["seconds"], 1),
+            "seconds": round(seconds_in(own / "seconds.json"), 1),
+            "costs": costs,
             "metrics": without_nan(metrics),
         }
         _write_json(file, result)
@@ -176,7 +178,10 @@ def run_benchmark(
     return folder
 
 
-def _perform(experiment: Experiment, run: Run, data_root: Path | None, folder: Path) -> dict[str, Any]:
+def _perform(
+    experiment: Experiment, run: Run, data_root: Path | None, folder: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What is measured of a run, and what it cost."""
     cohort = experiment.cohort(run, data_root, folder / "runs" / "data")
     if run.bundle is None:
         spacing = cohort.preparation.get("spacing")
@@ -185,7 +190,7 @@ def _perform(experiment: Experiment, run: Run, data_root: Path | None, folder: P
     else:
         model = folder / "runs" / (run.model or run.id) / "model"
         scorer = train_scorer(run.bundle, cohort, model, run.seed, run.settings, run.scoring)
-    return experiment.measure(run, scorer, cohort, data_root, folder / "runs" / run.id)
+    return experiment.measure(run, scorer, cohort, data_root, folder / "runs" / run.id), scorer.costs()
 
 
 def grouped(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -287,20 +292,6 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in record.items():
         flat |= value if key in ("settings", "scoring", "options") else {key: value}
     return flat
-
-
-@contextmanager
-def _timed(folder: Path, run: Run) -> Iterator[dict[str, float]]:
-    """Seconds spent on a run, with those before an interruption: ``run.json`` keeps them, and the settings."""
-    file = folder / "run.json"
-    clock = {"seconds": float(_read_json(file)["seconds"]) if file.exists() else 0.0}
-    _write_json(file, {"settings": run.record, **clock})
-    start = time.perf_counter()
-    try:
-        yield clock
-    finally:
-        clock["seconds"] += time.perf_counter() - start
-        _write_json(file, {"settings": run.record, **clock})
 
 
 def _headline(frame: pd.DataFrame) -> str:

@@ -32,6 +32,7 @@ from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, check_same, grouped, run_benchmark
 from medanomaly.workflows.bundles import bundle_names, find_bundle, find_chain, read_settings, settings_it_has
 from medanomaly.workflows.compose import merge
+from medanomaly.workflows.costs import mean_costs
 from medanomaly.workflows.scorers import CHAINS, OVERLAYS, Cohort, Scorer
 
 # of the table: name and place in the metrics; what no row has is left out
@@ -44,10 +45,13 @@ VOXEL_COLUMNS = {
 CASE_COLUMNS = {
     "case AUROC": "case_level.auroc",
     "case AP": "case_level.average_precision",
+    "case accuracy": "case_level.accuracy",
     "case sensitivity": "case_level.sensitivity",
     "case specificity": "case_level.specificity",
+    "case precision": "case_level.precision",
     "case F1": "case_level.f1",
 }
+MAIN = ("AUROC", "AP")  # which have intervals in the table
 # settings of bundles that the benchmark sees to itself, and what decides them
 RESERVED = {
     "seed": "--seeds",
@@ -263,10 +267,10 @@ def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
             row[column], row[f"{column} sd"] = float(values.mean()), float(values.std())
             place = "intervals" if key.startswith("voxels.") else "case_level.intervals"
             low, high = (f"{place}.{key.split('.')[-1]}.{end}" for end in ("low", "high"))
-            is_main = key.startswith("voxels.") or "voxels.auroc" not in table
+            is_main = column in MAIN or ("voxels.auroc" not in table and column.removeprefix("case ") in MAIN)
             if is_main and low in table and table[low].notna().all():
                 row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
-        rows.append(row)
+        rows.append(row | mean_costs(group))
     frame = pd.DataFrame(rows)
     undefined = [column for column in (*VOXEL_COLUMNS, *CASE_COLUMNS) if column in frame and frame[column].isna().all()]
     return frame.drop(columns=[name for name in frame if name.removesuffix(" sd").split(",")[0] in undefined])

@@ -24,6 +24,7 @@ from medanomaly.evaluation.heatmaps import HeatmapOnTheSpot
 from medanomaly.preprocessing import brain_mri, radiograph, user_cache
 from medanomaly.training import load_detector
 from medanomaly.workflows.bundles import copy_bundle, find_bundle, read_settings, run_bundle, settings_it_has
+from medanomaly.workflows.costs import TimedInferer, parameters_of, seconds_in, timed
 from medanomaly.workflows.settings import apply_settings
 
 Case = Mapping[str, Any]
@@ -84,9 +85,10 @@ class Scorer:
         preprocessing: Compose | None = None,
         spec: Any = None,
     ) -> None:
-        self.inferer, self.network, self.preprocessing, self.spec = inferer, network, preprocessing, spec
+        self.inferer, self.network, self.preprocessing, self.spec = TimedInferer(inferer), network, preprocessing, spec
+        self.training_seconds = 0.0
         self._last: tuple[Case, NDArray[np.float32]] | None = None
-        self._of_file = None if preprocessing is None else HeatmapOnTheSpot(preprocessing, inferer, network)
+        self._of_file = None if preprocessing is None else HeatmapOnTheSpot(preprocessing, self.inferer, network)
 
     def heatmap(self, case: Case) -> NDArray[np.float32]:
         """Scores (H, W, D) on the grid of the scan, or, of a prepared case, on its own; NaN outside the region.
@@ -105,6 +107,15 @@ class Scorer:
     def score(self, volume: Tensor, **regions: Tensor) -> Tensor:
         """Scores (B, 1, H, W, D) of prepared volumes (B, C, H, W, D); ``regions`` as the inferer takes them."""
         return self.inferer(volume, self.network, **regions)
+
+    def costs(self) -> dict[str, float]:
+        """Seconds of its training and of scoring so far, how many volumes that were, and what it has learned."""
+        return {
+            "training_seconds": round(self.training_seconds, 1),
+            "scoring_seconds": round(self.inferer.seconds, 3),
+            "volumes": self.inferer.volumes,
+            "parameters": parameters_of(self.network),
+        }
 
     def calibration(self, normals: Sequence[Case], held_out: bool) -> Calibration:
         """Of the scores of normal cases, all voxels of the region that are free of lesion, scored as test cases are.
@@ -138,14 +149,18 @@ def train_scorer(
     chain = OVERLAYS.get(cohort.chain, cohort.chain)
     own = {**_of_bundle(bundle, cohort.preparation), "in_channels": cohort.n_channels, "seed": seed, **settings}
     _keep_settings(folder, {"bundle": str(bundle), "chain": chain, **own})
+    clock = folder.with_name(f"{folder.name}_seconds.json")
     if not (folder / "models" / "model.pt").exists():
         # without bars, and without the thresholds of daily use: a benchmark takes its own
         bars = ("train#trainer#progress", "inferer#progress", "inferer#inferer#progress")
         off = dict.fromkeys((*bars, "calibrate"), False)
         copy_bundle(bundle, folder, {**settings_it_has(bundle, off), **own}, chain=chain)
         given = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
-        run_bundle(folder, "train", resume=True, **given)
-    return load_scorer(folder, **scoring)
+        with timed(clock):
+            run_bundle(folder, "train", resume=True, **given)
+    scorer = load_scorer(folder, **scoring)
+    scorer.training_seconds = seconds_in(clock)
+    return scorer
 
 
 def _of_bundle(bundle: str, preparation: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_what_is_not_a_manifest_is_refused(tmp_path):
     for name, words in (
         ("list.json", "is not a manifest of a dataset: it lacks name, source"),
         ("broken.json", "is not valid JSON"),
-        ("absent", "there is no manifest .*absent: name one of chest_xray, ixi_t1, open_ms"),
+        ("absent", "there is no manifest .*absent: name one of brats2013, chest_xray, ixi_t1, open_ms"),
     ):
         with pytest.raises(InputError, match=words):
             read_manifest(tmp_path / name)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medanomaly.data.fashion_mnist import read_fashion_mnist
 from medanomaly.errors import InputError
 from medanomaly.experiments import fashion_mnist, fashion_split
-from medanomaly.experiments.fashion_measures import best_f1_threshold, figures_at, leaderboard, measure
+from medanomaly.experiments.fashion_measures import best_f1_threshold, draw, figures_at, leaderboard, measure
 from medanomaly.experiments.fashion_mnist import DETECTORS, EXPERIMENT, cohort, measure_run, runs
 from medanomaly.experiments.fashion_split import ANOMALIES, BOOTS, split
 from medanomaly.workflows.benchmark import run_benchmark
@@ -233,3 +233,21 @@ def test_the_svm_of_the_paper(tmp_path: Path) -> None:
         assert (
             figures["specificity"] == metrics["dress"]["as_in_paper"]["specificity"] == pytest.approx(0.492, abs=0.04)
         )
+
+
+class Halves(torch.nn.Linear):
+    """Reconstructs half of an image, and scores voxels."""
+
+    def reconstruct(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches / 2
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return patches.abs()
+
+
+def test_a_picture_shows_what_a_detector_makes_of_images(tmp_path: Path) -> None:
+    images = {part: [torch.rand(1, 32, 32, 1) for _ in range(4)] for part in ("test", *ANOMALIES)}
+    draw(Halves(1, 1), images, tmp_path / "run")
+    assert (tmp_path / "run" / "reconstructions.png").stat().st_size > 10_000
+    draw(torch.nn.Flatten(), images, tmp_path / "other")  # neither images nor maps
+    assert not (tmp_path / "other").exists()

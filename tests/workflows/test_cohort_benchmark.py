@@ -19,6 +19,7 @@ from medanomaly.errors import ConfigError, InputError
 from medanomaly.preprocessing import brain_mri
 from medanomaly.workflows.bundles import find_bundle
 from medanomaly.workflows.cohort import cohort_experiment, cohort_table
+from medanomaly.workflows.costs import NAMES
 
 TINY: dict[str, Any] = {"spacing": [2, 2, 3], "stride": 8, "max_epochs": 1, "patches_per_epoch": 32}
 TINY |= {"batch_size": 16, "max_samples": 20}
@@ -157,9 +158,9 @@ def test_films_with_labels_for_the_whole_image(radiograph_writer: Any, tmp_path:
     del settings["spacing"]
     names = ["intensity", "intensity-smoothed", "ganomaly"]
     table = workflows.benchmark(datalist, names, [0, 1], tmp_path / "o", chain="radiograph", settings=settings)
-    columns = ["case AUROC", "case AP", "case sensitivity", "case specificity", "case F1"]
+    columns = ["AUROC", "AP", "accuracy", "sensitivity", "specificity", "precision", "F1"]
     shown = [name for name in table if not name.endswith((" sd", "over cases"))]
-    assert shown == ["detector", "seeds", *columns], "image-level figures alone"
+    assert shown == ["detector", "seeds", *[f"case {name}" for name in columns], *NAMES], "image-level figures alone"
     assert list(table["seeds"]) == [1, 1, 2]
     metrics = result(tmp_path / "o", "intensity-smoothed")["metrics"]
     cases = pd.read_csv(tmp_path / "o/cohort/runs/intensity-smoothed_own_seed0/evaluation/cases.csv")

@@ -1,0 +1,78 @@
+"""What a detector costs: the time of its training and of scoring, and how many numbers it has learned."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor, nn
+
+from medanomaly.data import written_whole
+
+NAMES = ("training (s)", "ms an image", "parameters")
+
+
+class TimedInferer:
+    """An inferer that counts what it scores.
+
+    Args:
+        inferer: called as ``inferer(volume, network, mask=region)``.
+
+    Attributes:
+        seconds: spent in scoring so far, without reading and preparing.
+        volumes: scored so far.
+    """
+
+    def __init__(self, inferer: Callable[..., Tensor]) -> None:
+        self.inferer, self.seconds, self.volumes = inferer, 0.0, 0
+
+    def __call__(self, volume: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        start = time.perf_counter()
+        scores = self.inferer(volume, *args, **kwargs)
+        self.seconds += time.perf_counter() - start
+        self.volumes += len(volume)
+        return scores
+
+
+@contextmanager
+def timed(file: Path) -> Iterator[None]:
+    """Adds the seconds spent inside to those in ``file``, so that those before an interruption count, too."""
+    before, start = seconds_in(file), time.perf_counter()
+    try:
+        yield
+    finally:
+        with written_whole(file) as temporary:
+            temporary.write_text(json.dumps({"seconds": before + time.perf_counter() - start}))
+
+
+def seconds_in(file: Path) -> float:
+    """What :func:`timed` left in ``file``; 0 if there is none."""
+    return float(json.loads(file.read_text())["seconds"]) if file.exists() else 0.0
+
+
+def parameters_of(network: Any) -> int:
+    """Numbers that a detector has learned or fitted: parameters and buffers of floating point; 0 of a baseline."""
+    if not isinstance(network, nn.Module):
+        return 0
+    tensors = [*network.parameters(), *network.buffers()]
+    return sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
+
+
+def mean_costs(results: Sequence[Mapping[str, Any]], images: int | None = None) -> dict[str, float]:
+    """Columns of a table: mean costs of results; none where one was made before costs were measured.
+
+    Args:
+        results: of one detector, one a seed.
+        images: how many were scored; as many as there were volumes, if not given.
+    """
+    costs = [result.get("costs") for result in results]
+    if None in costs:
+        return {}
+    per_image = [1000 * cost["scoring_seconds"] / max(images or cost["volumes"], 1) for cost in costs]
+    training, parameters = ([cost[key] for cost in costs] for key in ("training_seconds", "parameters"))
+    return dict(zip(NAMES, (fmean(training), fmean(per_image), fmean(parameters)), strict=True))
