@@ -84,6 +84,8 @@ class Experiment:
         further_table: Markdown below the leaderboard, such as the figures of the paper beside ours.
         arguments: words of the command line that the experiment was made from; its name, if not given.
         shared: options that all results in a folder must have alike, so that rows are measured on equal terms.
+        rivals: detectors of other packages, each with what trains it on a cohort with a seed; they are run where they
+            are named, and not with all.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Experiment:
     further_table: Callable[[Sequence[Result]], str] | None = None
     arguments: Sequence[str] = ()
     shared: Sequence[str] = ()
+    rivals: Mapping[str, Callable[[Cohort, int], Scorer]] = field(default_factory=dict)
 
 
 def run_benchmark(
@@ -115,7 +118,7 @@ def run_benchmark(
 
     Args:
         experiment: what to run.
-        detectors: names in ``experiment.detectors``; all of them if None.
+        detectors: names in ``experiment.detectors``, all of them if None, or in ``experiment.rivals``.
         seeds: one training each; a baseline without randomness takes the first alone.
         data_root: folder of the experiment's data.
         output: gets ``<experiment>/`` (``<experiment>-reduced/``) with ``results/``, ``runs/``, ``leaderboard.csv``,
@@ -183,7 +186,9 @@ def _perform(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What is measured of a run, and what it cost."""
     cohort = experiment.cohort(run, data_root, folder / "runs" / "data")
-    if run.bundle is None:
+    if run.detector in experiment.rivals:
+        scorer = experiment.rivals[run.detector](cohort, run.seed)
+    elif run.bundle is None:
         spacing = cohort.preparation.get("spacing")
         baseline = IntensityBaseline(BASELINES[run.detector], **{"spacing": spacing, **run.scoring})
         scorer = Scorer(baseline, preprocessing=cohort.preprocessing())
@@ -222,7 +227,7 @@ def check_same(results: Sequence[Result], keys: Sequence[str]) -> None:
 def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) -> pd.DataFrame:
     """The leaderboard and the pictures of all results in ``folder``, whichever process made them."""
     results = [_read_json(file) for file in sorted((folder / "results").glob("*.json"))]
-    place = {name: number for number, name in enumerate(experiment.detectors)}
+    place = {name: number for number, name in enumerate([*experiment.detectors, *experiment.rivals])}
     results.sort(key=lambda result: (place.get(result["detector"], len(place)), result["setting"], result["seed"]))
     frame = experiment.leaderboard(results)
     with written_whole(folder / "leaderboard.csv") as temporary:
@@ -237,11 +242,12 @@ def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) 
 
 
 def _check_names(experiment: Experiment, detectors: Sequence[str]) -> None:
-    known = ", ".join(experiment.detectors)
+    names = [*experiment.detectors, *experiment.rivals]
+    known = ", ".join(names)
     if not detectors:
         raise InputError(f"there are no detectors: name some of {known}.")
     for name in detectors:
-        if name not in experiment.detectors:
+        if name not in names:
             raise InputError(f"the benchmark {experiment.name} has no detector {name!r}; it has {known}.")
 
 
