@@ -23,9 +23,9 @@ def square_distance(targets, seen=None):
 
 
 def test_it_finds_the_minimum_of_a_bowl():
-    targets = normal(40, 5)
+    targets = normal(40, 5).clamp(-3, 3)
     codes, lowest = search_codes(square_distance(targets), torch.zeros(40, 1, 5), steps=400, tolerance=0)
-    assert torch.allclose(codes, targets.clamp(-3, 3), atol=1e-3) and lowest.max() < 1e-5
+    assert torch.allclose(codes, targets, atol=0.01) and lowest.max() < 1e-3
 
 
 def test_steps_are_those_of_adam():
@@ -61,8 +61,12 @@ def test_the_best_of_several_starts_is_taken():
 
 def test_a_sample_that_no_longer_improves_is_left_as_it_is():
     targets, seen = torch.stack([torch.zeros(5), torch.full((5,), 2.5)]), []
-    search_codes(square_distance(targets, seen), torch.zeros(2, 1, 5), 1000, 0.02, check_every=10, block=2)
-    assert len(seen) < 500  # both are done
+
+    def loss(codes, samples):
+        return 1 + square_distance(targets, seen)(codes, samples)
+
+    search_codes(loss, torch.zeros(2, 1, 5), 1000, 0.05, check_every=10, block=2)
+    assert 50 < len(seen) < 500  # both are done
     assert all(1 in samples for samples in seen) and all(0 not in samples for samples in seen[20:])
 
 
@@ -77,7 +81,7 @@ def test_a_row_comes_out_the_same_bit_for_bit_whatever_is_beside_it():
             return F.l1_loss(decoder(codes), images[samples], reduction="none").flatten(1).mean(dim=1)
 
         starts = normal(2, 8, seed=3).expand(len(images), -1, -1)
-        return in_blocks(decoder, normal(len(images), 8)), *search_codes(loss, starts, steps=60, block=8)
+        return in_blocks(decoder, normal(14, 8)[: len(images)]), *search_codes(loss, starts, steps=60, block=8)
 
     images = torch.rand(11, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     made, codes, lowest = found(images)
