@@ -129,7 +129,8 @@ def test_a_trained_bundle_holds_one_model_and_no_leftovers(configs: Path, traine
     if BY_NAME[configs.parent.name].fitted:
         assert {p.name for p in trained.iterdir()} <= {"models", "scores"}
     else:
-        assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
+        # no best one where no loss ranks the epochs
+        assert {"last.pt"} <= {p.name for p in (trained / "checkpoints").iterdir()} <= {"best.pt", "last.pt"}
         assert list((trained / "logs").iterdir()), "TensorBoard events"
 
 
