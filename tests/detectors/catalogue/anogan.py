@@ -1,7 +1,7 @@
 from tests.detectors.catalogue.entry import Entry, learners
 
 SMALL = {"features": 4, "latent_dim": 8, "bank_size": 16, "search_steps": 3, "restarts": 2}
-LEARNER = {"features": 8, "learning_rate": 0.001, "bank_size": 512, "search_steps": 20, "restarts": 2, "step_size": 0.1}
+LEARNER = {"features": 8, "learning_rate": 0.001, "bank_size": 512, "search_steps": 15, "restarts": 1, "step_size": 0.1}
 
 ENTRY = Entry(
     "anogan",
