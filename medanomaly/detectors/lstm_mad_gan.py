@@ -32,7 +32,7 @@ class LSTMMADGAN(Detector):
     * z comes from an encoder. It learns in a second stage, to give codes from which the generator makes the same window
       again, and the generator goes on learning with it: at first it makes few kinds of normal windows, as small
       recurrent GANs do, and of the others no code would be found. The paper searches for z of each window by gradient,
-      which takes a thousand times as long to score.
+      which takes a pass forwards and backwards for each step of the search.
     * A code of a step is divided by its root mean square, of the encoder as of noise, so that the encoder asks for
       nothing that the generator was not trained to make; and it is short, or else rows would only be copied.
     * The discriminator learns by Adam, once for each step of the generator. With the authors' plain SGD at a rate of
@@ -44,7 +44,7 @@ class LSTMMADGAN(Detector):
         window: steps of a window, at most ``patch_size``; the whole patch if not given, which tells the networks where
             in the patch a step lies. The paper has 30.
         step: how far apart windows begin; a third of ``window`` if not given, as in the paper.
-        latent_dim: length of the code of a step (paper: 15, for up to 51 numbers a step).
+        latent_dim: length of the code of a step (paper: 15).
         features: hidden units of each LSTM (paper: 100).
         weight: of the discriminator in the score, from 0 to 1; the authors' code has 0.8, too, of parts as they come.
         learning_rate: of Adam, with betas (0.5, 0.999).
@@ -139,13 +139,14 @@ class LSTMMADGAN(Detector):
 
     def noise(self, windows: Tensor) -> Tensor:
         """A random code for each step of windows (n, length, F): (n, length, latent_dim)."""
-        codes: Tensor = self.unit(torch.randn(windows.shape[0] * self.window, self.latent_dim, device=windows.device))
-        return codes.unflatten(0, (-1, self.window))
+        codes = torch.randn(windows.shape[0] * self.window, self.latent_dim, device=windows.device)
+        sized: Tensor = self.unit(codes)
+        return sized.reshape(-1, self.window, self.latent_dim)
 
     def encode(self, windows: Tensor) -> Tensor:
         """The codes from which the generator makes windows (n, length, F) again: (n, length, latent_dim)."""
-        codes: Tensor = self.unit(self.encoder(windows).flatten(0, 1))
-        return codes.unflatten(0, [-1, self.window])
+        sized: Tensor = self.unit(self.encoder(windows).flatten(0, 1))
+        return sized.reshape(-1, self.window, self.latent_dim)
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """What the generator makes of the patches' codes: (B, C, H, W[, D]), like ``patches``."""
