@@ -19,6 +19,7 @@ SVM_BOOTS = sum(BOOTS[part] for part in ("training", "validation", "threshold"))
 # docs/reproduction.md: codes have unit size, as boots differ in how much leather there is, which is not abnormal.
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "pca": ("pca", {"n_components": 50}),
+    "nearest-neighbours": ("nearest_neighbours", {}),
     "one-class-svm": ("one_class_svm", {"max_samples": SVM_BOOTS}),
     "one-class-svm-nu0.1": ("one_class_svm", {"max_samples": SVM_BOOTS, "nu": 0.1}),
     "one-class-svm-nu0.05": ("one_class_svm", {"max_samples": SVM_BOOTS, "nu": 0.05}),

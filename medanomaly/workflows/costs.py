@@ -70,8 +70,8 @@ def mean_costs(results: Sequence[Mapping[str, Any]], images: int | None = None) 
         results: of one detector, one a seed.
         images: how many were scored; as many as there were volumes, if not given.
     """
-    costs = [result.get("costs") for result in results]
-    if None in costs:
+    costs: list[Mapping[str, float]] = [result["costs"] for result in results if "costs" in result]
+    if len(costs) < len(results):
         return {}
     per_image = [1000 * cost["scoring_seconds"] / max(images or cost["volumes"], 1) for cost in costs]
     training, parameters = ([cost[key] for cost in costs] for key in ("training_seconds", "parameters"))
