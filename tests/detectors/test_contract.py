@@ -194,9 +194,9 @@ def test_a_score_does_not_depend_on_the_other_patches_of_its_batch(trained):
     together = trained(patches)
     alone = torch.cat([trained(patch[None]) for patch in patches])
     beside_others = trained(torch.cat([100 * torch.rand_like(patches), patches]))[6:]
-    scale = together.abs().max()
-    assert (alone - together).abs().max() < 1e-6 * scale
-    assert (beside_others - together).abs().max() < 1e-6 * scale
+    rounding = 1e-6 + 1e-5 * together.abs().max()  # kernels for other numbers of patches sum in other orders
+    assert (alone - together).abs().max() < rounding
+    assert (beside_others - together).abs().max() < rounding
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ ENTRY = Entry(
     ),
     learners=(
         *learners({"latent_dim": 8, **LEARNER}, (1, 2, 250)),
-        *learners({"latent_dim": 16, **LEARNER}, (3, 2, 400)),
+        *learners({"latent_dim": 16, **LEARNER}, (3, 2, 400), slow=True),
         *learners({"latent_dim": 8, **LEARNER}, (1, 3, 200), slow=True),
     ),
     own_settings={"latent_dim": 12, "feature_weight": 0.3, "search_steps": 3, "step_size": 0.1, "restarts": 2},
