@@ -206,7 +206,7 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(
 
     for place in ("workflows.bundles.run_bundle", "data.demo_cohort.make_demo_cohort"):
         monkeypatch.setattr(f"medanomaly.{place}", work)
-    monkeypatch.setattr(import_module("medanomaly.workflows.benchmark"), "_timed", work)
+    monkeypatch.setattr(import_module("medanomaly.workflows.benchmark"), "timed", work)
     file = tmp_path / "file"
     file.write_text("mine")
     others: dict[str, list[object]] = {

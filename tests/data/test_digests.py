@@ -13,6 +13,7 @@ import pytest
 from medanomaly.data import digests
 from medanomaly.data.digests import case_digests, scan_digest
 from medanomaly.errors import InputError
+from tests.data.made_dicom import oblique_affine, slices_of, write_slices
 
 VOXELS = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 
@@ -56,10 +57,10 @@ def test_a_broken_file_is_told_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_series_is_told_by_its_files_whatever_they_are_called(tmp_path: Path) -> None:
-    for folder, names, contents in (("a", "12", "xy"), ("b", "98", "yx"), ("c", "12", "xz")):
-        (tmp_path / folder).mkdir()
-        for name, content in zip(names, contents, strict=True):
-            (tmp_path / folder / f"{name}.dcm").write_text(content)
+    volume = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)
+    slices, others = (slices_of(content, oblique_affine()) for content in (volume, volume + 1))
+    for folder, content, name in (("a", slices, "IM"), ("b", slices[::-1], "x"), ("c", others, "IM")):
+        write_slices(tmp_path / folder, content, name)
     a, b, c = (scan_digest(tmp_path / folder) for folder in "abc")
     assert a == b != c
 

@@ -247,7 +247,7 @@ def test_scores_in_bfloat16_are_single_precision_and_close():
     ("arguments", "message"),
     [
         ({"members": []}, "there are no members"),
-        ({"members": [{"detector": "magic"}]}, "there is no detector 'magic'; there are autoencoder, "),
+        ({"members": [{"detector": "magic"}]}, "there is no detector 'magic'; there are "),
         ({"members": [{}]}, "there is no detector 'None'"),
         ({"members": [{"detector": "fusion"}]}, "cannot be a member of a fusion"),
         ({"members": [DENOISING | {"channels": [1]}]}, r"is to use channels \[1\], of 1, counted from 0"),
