@@ -99,13 +99,17 @@ def series_digest(path: str | Path) -> str:
 def opened(place: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
     """The files of a folder or a zip, or the file itself, in the order of their paths: a name, and what opens it."""
     if place.is_dir():
-        yield [(file.name, partial(file.open, "rb")) for file in files_in(place)]
+        yield [(file.name, partial(_open, file)) for file in files_in(place)]
     elif place.suffix.lower() == ".zip":
         with zipfile.ZipFile(place) as archive:
             members = sorted((m for m in archive.infolist() if not m.is_dir()), key=lambda member: member.filename)
             yield [(member.filename.split("/")[-1], partial(archive.open, member)) for member in members]
     else:
-        yield [(place.name, partial(place.open, "rb"))]
+        yield [(place.name, partial(_open, place))]
+
+
+def _open(file: Path) -> IO[bytes]:
+    return file.open("rb")
 
 
 def files_in(place: Path) -> list[Path]:

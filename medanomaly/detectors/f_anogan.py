@@ -109,7 +109,7 @@ class FAnoGAN(Detector):
         stage.optimizers["critic"].zero_grad()
         torch.autograd.backward(losses["critic"])
         stage.optimizers["critic"].step()
-        self.steps += 1
+        self.steps.add_(1)
         if self.steps % self.critic_steps == 0:
             stage.optimizers["generator"].zero_grad()
             torch.autograd.backward(-self.critic(fake).mean(), inputs=list(self.generator.parameters()))

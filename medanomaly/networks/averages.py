@@ -16,7 +16,7 @@ def average_of(network: nn.Module) -> nn.Module:
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None:
     """Move ``average`` by 1 - ``decay`` of the way to ``network``; buffers, such as running means, are copied."""
-    for kept, new in zip(average.parameters(), network.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
+    for weights, now in zip(average.parameters(), network.parameters(), strict=True):
+        weights.lerp_(now, 1 - decay)
     for kept, new in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(new)
