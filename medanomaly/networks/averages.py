@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from operator import attrgetter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 
 def average_of(network: nn.Module) -> nn.Module:
@@ -15,8 +19,34 @@ def average_of(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None:
-    """Move ``average`` by 1 - ``decay`` of the way to ``network``; buffers, such as running means, are copied."""
-    for weights, now in zip(average.parameters(), network.parameters(), strict=True):
-        weights.lerp_(now, 1 - decay)
-    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(new)
+    """Move ``average`` by 1 - ``decay`` of the way to ``network``; buffers, such as running means, are copied.
+
+    ``network`` may have got spectral norm since it was copied: the average then follows the weights that it works
+    with, whose norm is divided out, and has none to keep up itself, nor one that TorchScript could not read.
+    """
+    for name, kept in average.named_parameters():
+        kept.lerp_(attrgetter(name)(network), 1 - decay)
+    for name, kept in average.named_buffers():
+        kept.copy_(attrgetter(name)(network))
+
+
+def warming_up(decay: float, step: int) -> float:
+    """``decay``, but less in the first steps (from 1 on): an average is not to keep the random weights of the start."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def measure_batch_norm(network: nn.Module, batches: Iterable[Tensor], n: int = 20) -> Iterator[Tensor]:
+    """Set the running means and variances of all batch norms in ``network`` to those over the first ``n`` batches.
+
+    Those that :func:`follow` copies do not fit averaged weights, least of all while the network still learns fast
+    (Izmailov et al. 2018, arXiv 1803.05407). The network is left in eval mode.
+
+    Returns:
+        All batches, for what is fitted next.
+    """
+    rest = iter(batches)
+    first = list(islice(rest, n))
+    update_bn(first, network)
+    network.eval()
+    return chain(first, rest)

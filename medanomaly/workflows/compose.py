@@ -77,7 +77,8 @@ def describe_tensors(metadata: dict[str, Any], inference: Mapping[str, Any]) -> 
     """Write into ``metadata`` the channels and the size of patches that ``inference`` says; changed in place."""
     shape = [inference["patch_size"]] * inference["spatial_dims"]
     tensors = metadata["network_data_format"]
-    tensors["inputs"]["image"].update(num_channels=inference["in_channels"], spatial_shape=shape)
+    channels = inference["in_channels"] * inference["slices"]
+    tensors["inputs"]["image"].update(num_channels=channels, spatial_shape=shape)
     tensors["outputs"]["pred"].update(spatial_shape=shape)
 
 

@@ -32,11 +32,17 @@ def label(*parts):
 
 
 def gratings(n, channels, spatial_dims, seed):
-    """Normal patches: waves of one direction and length; every patch and channel has a phase of its own."""
+    """Normal patches: waves of one direction and length; every patch and channel has a phase of its own.
+
+    Channels in sevens are those of seven neighbouring slices: three slices on, a wave has moved by a quarter.
+    """
     generator = torch.Generator().manual_seed(seed)
     line = torch.linspace(0, 1, SIZE)
     x, y = torch.meshgrid(*[line] * spatial_dims, indexing="ij")[:2]
     phase = torch.rand((n, channels) + (1,) * spatial_dims, generator=generator)
+    three = 3 * channels // 7
+    for channel in range(three, channels) if channels % 7 == 0 else ():
+        phase[:, channel] = phase[:, channel - three] + 0.25
     return 0.5 + 0.3 * torch.sin(2 * torch.pi * (1.5 * x + 0.4 * y + phase))
 
 

@@ -18,19 +18,19 @@ from tests.detectors.made_weights import fill, patches_for
 FILE = Path(__file__).with_name("scores.json")
 KEPT = json.loads(FILE.read_text())
 ROWS = {
-    f"{entry.name} {json.dumps(dict(arguments))} {spatial_dims}-D": (entry.name, arguments, spatial_dims)
+    f"{entry.name} {json.dumps(dict(arguments))} {spatial_dims}-D": (entry.name, arguments, spatial_dims, 2 * channels)
     for entry in CATALOGUE
     for arguments in entry.variants
-    for spatial_dims in (2, 3)
+    for spatial_dims, channels in entry.kinds[::2]  # of each number of dimensions, the first
 }
 
 
-def scores(name, arguments, spatial_dims, kind=None):
-    """Of five patches of two channels: 20 numbers at most, spread over them."""
+def scores(name, arguments, spatial_dims, channels, kind=None):
+    """Of five patches: 20 numbers at most, spread over them."""
     if kind is None:
         from medanomaly.detectors import detector_class as kind
     torch.manual_seed(0)
-    detector = fill(kind(name)(in_channels=2, patch_size=16, spatial_dims=spatial_dims, **arguments))
+    detector = fill(kind(name)(in_channels=channels, patch_size=16, spatial_dims=spatial_dims, **arguments))
     with torch.no_grad():
         found = detector(patches_for(detector)).flatten()
     return found[:: max(len(found) // 19, 1)].double()
