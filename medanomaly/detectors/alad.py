@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ class ALAD(Detector):
         torch.autograd.backward(loss, inputs=optimizer.param_groups[0]["params"])
         optimizer.step()
 
-        self.steps += 1
+        self.steps.add_(1)
         self._follow(warming_up(self.decay, int(self.steps)))
         return {name: loss.detach() for name, loss in {"discriminators": told, **losses}.items()}
 
@@ -168,7 +169,7 @@ class ALAD(Detector):
     def parts(self, patches: Tensor) -> Tensor:
         """Of each patch, the mean residual, and how far the features of (x, G(E(x))) and (x, x) are apart: (B, 2)."""
         again = self.reconstruct(patches)
-        tell = self.average["images"]
+        tell: Any = self.average["images"]
         apart = torch.abs(tell.features(patches, patches) - tell.features(patches, again)).mean(dim=1)
         return torch.stack([torch.abs(patches - again).flatten(1).mean(dim=1), apart], dim=1)
 

@@ -8,6 +8,7 @@ Abnormal is what G(E(x)) does not return (Zenati et al. 2018, arXiv 1802.06222, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ class BiGAN(Detector):
         torch.autograd.backward(loss, inputs=optimizer.param_groups[0]["params"])
         optimizer.step()
 
-        self.steps += 1
+        self.steps.add_(1)
         follow(self.average, self.trained, warming_up(self.decay, int(self.steps)))
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -150,7 +151,7 @@ class BiGAN(Detector):
         if self.score_kind == "cross-entropy":
             found = F.softplus(-self.average["discriminator"](again, code))[:, 0]  # the cross-entropy towards 1
         else:
-            tell = self.average["discriminator"]
+            tell: Any = self.average["discriminator"]
             found = torch.abs(tell.features(patches, code) - tell.features(again, code)).mean(dim=1)
         return torch.stack([torch.abs(patches - again).flatten(1).mean(dim=1), found], dim=1)
 

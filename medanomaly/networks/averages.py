@@ -6,13 +6,16 @@ import copy
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from operator import attrgetter
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def average_of(network: nn.Module) -> nn.Module:
+
+def average_of(network: Network) -> Network:
     """A copy of ``network`` that is not trained, to :func:`follow` it."""
     return copy.deepcopy(network).requires_grad_(False)
 
@@ -24,8 +27,8 @@ def follow(average: nn.Module, network: nn.Module, decay: float = 0.999) -> None
     ``network`` may have got spectral norm since it was copied: the average then follows the weights that it works
     with, whose norm is divided out, and has none to keep up itself, nor one that TorchScript could not read.
     """
-    for name, kept in average.named_parameters():
-        kept.lerp_(attrgetter(name)(network), 1 - decay)
+    for name, weights in average.named_parameters():
+        weights.lerp_(attrgetter(name)(network), 1 - decay)
     for name, kept in average.named_buffers():
         kept.copy_(attrgetter(name)(network))
 

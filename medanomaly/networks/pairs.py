@@ -5,6 +5,7 @@ No layer of them mixes the pairs of a batch, so that what they say of one does n
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import log2
 
 import torch
@@ -98,7 +99,7 @@ def of_two_codes(latent_dim: int, widths: tuple[int, ...], dropout: float) -> Pa
 def dense(widths: list[int], dropout: float) -> nn.Sequential:
     """Dense layers with leaky ReLU and dropout: (B, widths[0]) to (B, widths[-1])."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 
