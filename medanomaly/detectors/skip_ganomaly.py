@@ -17,8 +17,10 @@ from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
 from medanomaly.networks.dcgan import dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
+from medanomaly.networks.noise import noise_of_any_grain
 from medanomaly.networks.skip_unet import SkipUNet
 from medanomaly.networks.stages import Stage
+from medanomaly.networks.strength import Strength
 
 
 class SkipGANomaly(Detector):
@@ -39,6 +41,8 @@ class SkipGANomaly(Detector):
             ``(f(x) - f(x_hat))^2``, each divided by its median on training patches (the size of features is
             arbitrary); "sum", the same undivided, the paper's; "residual", the map ``mean_c |x - x_hat|``.
         latent_weight: the w of the score (0.1).
+        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign, as
+            on MRI; turn it on where normal images differ in how much they show, as clothes do.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class SkipGANomaly(Detector):
         learning_rate: float = 2e-4,
         score: str = "balanced",
         latent_weight: float = 0.1,
+        relative: bool = False,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         if score not in ("balanced", "sum", "residual"):
@@ -63,7 +68,7 @@ class SkipGANomaly(Detector):
             raise ConfigError(f"noise_std is {noise_std}; it is a standard deviation: use 0 or more.")
         features = features or (64 if spatial_dims == 2 else 32)
         self.noise_std, self.weights, self.learning_rate = noise_std, tuple(weights), learning_rate
-        self.score_kind, self.latent_weight = score, latent_weight
+        self.score_kind, self.latent_weight, self.relative = score, latent_weight, relative
         shape = (patch_size, spatial_dims, features)
         self.encoder = nn.Sequential(
             dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim)
@@ -71,7 +76,8 @@ class SkipGANomaly(Detector):
         self.critic_head = nn.Linear(latent_dim, 1)
         self.generator = SkipUNet(in_channels, in_channels, *shape)
         self.apply(init_dcgan)
-        self.scales = nn.Buffer(torch.ones(2))  # medians of the parts of the score, reconstruction and latent
+        self.scales = nn.Buffer(torch.ones(2))  # medians of the parts of the score
+        self.strength = Strength()
 
     def critic(self, patches: Tensor) -> Tensor:
         """Logits of how real patches look, (B, 1)."""
@@ -102,7 +108,7 @@ class SkipGANomaly(Detector):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _noisy(self, patches: Tensor) -> Tensor:
-        return patches + self.noise_std * torch.randn_like(patches)
+        return patches + noise_of_any_grain(patches, self.noise_std)
 
     def _generator_losses(self, batch: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Equations 1 to 3 of the paper, as means. The critic's own adversarial loss has no latent term (theirs has)."""
@@ -124,8 +130,10 @@ class SkipGANomaly(Detector):
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
-        """Medians of the parts of the score over training patches."""
-        parts = torch.cat([self.parts(batch) for batch in batches])
+        """Medians over training patches: of the parts of the score, and of how much a patch shows."""
+        patches = torch.cat(list(batches))
+        parts = torch.cat([self.parts(batch) for batch in patches.split(256)])
+        self.strength.fit(patches)
         self.scales.copy_(parts.median(dim=0).values.clamp(min=1e-12))
 
     def reconstruct(self, patches: Tensor) -> Tensor:
@@ -144,8 +152,12 @@ class SkipGANomaly(Detector):
         n = patches.shape[0]
         patches = at_least_four(patches)
         if self.score_kind == "residual":
-            return torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)[:n]
-        parts = self.parts(patches)[:n]
-        if self.score_kind == "balanced":
-            parts = parts / self.scales
-        return (1 - self.latent_weight) * parts[:, :1] + self.latent_weight * parts[:, 1:]
+            scores = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
+        else:
+            parts = self.parts(patches)
+            if self.score_kind == "balanced":
+                parts = parts / self.scales
+            scores = (1 - self.latent_weight) * parts[:, :1] + self.latent_weight * parts[:, 1:]
+        if self.relative:
+            scores = scores / self.strength(patches).view([-1] + [1] * (scores.dim() - 1))
+        return scores[:n]

@@ -1,0 +1,22 @@
+"""How much there is of what a patch shows, for scores that are relative to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Strength(nn.Module):
+    """Mean absolute intensity of a patch, but at least a tenth of what is usual, so that empty patches stay harmless."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least = nn.Buffer(torch.tensor(1e-8))
+
+    def fit(self, patches: Tensor) -> None:
+        """Learn what is usual from training patches (N, C, H, W[, D]): their median."""
+        self.least.copy_(0.1 * patches.abs().flatten(1).mean(dim=1).median().clamp(min=1e-7))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, C, H, W[, D]) to (B,)."""
+        return torch.maximum(patches.abs().flatten(1).mean(dim=1), self.least)
