@@ -28,16 +28,26 @@ from medanomaly.networks.strength import Strength
 class ALOCC(Detector):
     """ALOCC on patches.
 
+    Differences from the paper: what scores by default is the refiner. The classifier learns to tell real from refined
+    normal patches, by their sharpness; what was never refined well or badly may look as real to it as anything. Its
+    noise, of which the paper says only that it is Gaussian, is coarse, too: white noise teaches little of what lesions
+    look like. The classifier has no batch norm, whose statistics in training, of real and of refined patches apart, are
+    others than at test. Adam instead of RMSprop, one step of each side (the authors' code: two of the refiner), and the
+    error is against the patch without noise (the code: against the noisy one).
+
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
         features: channels of the first convolution; 64 in 2-D and 32 in 3-D if not given.
-        noise_std: standard deviation of the noise that the refiner takes out, in units of the patches' intensities
-            (the paper does not say it).
+        noise_std: largest standard deviation of the noise, in units of the patches' intensities: see
+            :func:`noise_of_any_grain`.
         weight: of the squared error, summed over the voxels of a patch, beside the adversarial loss (0.4).
         learning_rate: of the refiner's Adam.
-        critic_rate: of the classifier's.
-        score: "refined", ``1 - D(R(x))``, the paper's; "plain", ``1 - D(x)``; "residual", the map
-            ``mean_c |x - R(x)|``.
+        critic_rate: of the classifier's, which must not run ahead.
+        score: "residual", the map ``mean_c |x - R(x)|``; "refined", ``1 - D(R(x))``, the paper's; "plain",
+            ``1 - D(x)``.
+        relative: divide residuals by the patch's mean absolute intensity (ours). Keep it off where brightness is a
+            sign, as on MRI; turn it on where normal images differ in how much they show, as clothes do. What shows
+            little then scores higher for that alone.
     """
 
     def __init__(
@@ -46,16 +56,20 @@ class ALOCC(Detector):
         patch_size: int = 16,
         spatial_dims: int = 2,
         features: int | None = None,
-        noise_std: float = 0.1,
+        noise_std: float = 1.0,
         weight: float = 0.4,
         learning_rate: float = 1e-3,
-        critic_rate: float = 1e-4,
-        score: str = "refined",
+        critic_rate: float = 3e-4,
+        score: str = "residual",
         relative: bool = False,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         if score not in ("refined", "plain", "residual"):
             raise ConfigError(f"ALOCC: score is {score!r}; use one of 'refined', 'plain', 'residual'.")
+        if noise_std < 0:
+            raise ConfigError(f"noise_std is {noise_std}; it is a standard deviation: use 0 or more.")
+        if relative and score != "residual":
+            raise ConfigError(f"relative divides residuals, but score is {score!r}: use score = 'residual'.")
         features = features or (64 if spatial_dims == 2 else 32)
         self.noise_std, self.weight = noise_std, weight
         self.score_kind, self.relative = score, relative
@@ -112,7 +126,7 @@ class ALOCC(Detector):
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """How much a patch usually shows."""
-        self.strength.fit(torch.cat(list(batches)))
+        self.strength.fit(torch.cat([batch.abs().flatten(1).mean(dim=1, keepdim=True) for batch in batches]))
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """Patches (B, C, H, W[, D]) refined, as they are, without noise; of that shape."""
@@ -152,7 +166,9 @@ def _up(out_channels: int, spatial_dims: int, widths: list[int]) -> nn.Sequentia
     for level in range(len(widths) - 1, -1, -1):
         width = widths[level - 1] if level > 0 else out_channels
         layers.append(
-            conv(widths[level], width, kernel_size, stride=2, padding=kernel_size // 2, output_padding=1, bias=level == 0)
+            conv(
+                widths[level], width, kernel_size, stride=2, padding=kernel_size // 2, output_padding=1, bias=level == 0
+            )
         )
         if level > 0:
             layers += [Norm[Norm.BATCH, spatial_dims](width), Act[Act.RELU]()]

@@ -11,7 +11,6 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, check_count
@@ -35,7 +34,7 @@ class RandGAN(Detector):
     searched for is the code (they train a dense layer that makes it, and a convolution of the image).
 
     Args:
-        in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64, ``spatial_dims`` 2.
+        in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64, in 2-D.
         latent_dim: length of the codes, which lie between 0 and 1.
         features: the first width of the branch that sees the image, a multiple of 8 (paper: 32, for 128 voxels).
         learning_rate: of the generator's RMSprop (paper: 2e-5, over 500 epochs).
@@ -48,8 +47,9 @@ class RandGAN(Detector):
         query_as_condition: show the generator the patch itself instead, as the paper's code does at test. It may then
             copy what is abnormal.
         score: "combined", the loss of the search, or "residual", the map ``mean_c |x - x_hat|``.
-        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign, as
-            on MRI; turn it on where normal images differ in how much they show, as clothes do.
+        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign,
+            as on MRI; turn it on where normal images differ in how much they show, as clothes do. What shows little
+            then scores higher for that alone.
 
     Raises:
         ConfigError: in 3-D, for which the method is not recommended, and for settings that cannot work.
@@ -242,7 +242,7 @@ class Generator(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four ways of looking at (B, in_channels, H, W), from one voxel to five a side, beside each other: (B, d, H, W)."""
+    """Four views of (B, in_channels, H, W), from one voxel to five a side, beside each other: (B, d, H, W)."""
 
     def __init__(self, in_channels: int, d: int) -> None:
         super().__init__()

@@ -34,15 +34,17 @@ class SkipGANomaly(Detector):
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
         features: channels of the first convolution; 64 in 2-D and 32 in 3-D if not given.
         latent_dim: length of the discriminator's feature vector.
-        noise_std: standard deviation of the noise in training, in units of the patches' intensities; 0 is the paper's.
+        noise_std: largest standard deviation of the noise in training, in units of the patches' intensities: see
+            :func:`noise_of_any_grain`; 0 is the paper's.
         weights: of the adversarial, contextual and latent loss (1, 50, 1, as in the authors' code).
         learning_rate: of both Adam optimisers, with betas (0.5, 0.999).
         score: "balanced", ``(1 - w) r + w l`` with r the mean of ``(x - x_hat)^2``, l the mean of
             ``(f(x) - f(x_hat))^2``, each divided by its median on training patches (the size of features is
             arbitrary); "sum", the same undivided, the paper's; "residual", the map ``mean_c |x - x_hat|``.
         latent_weight: the w of the score (0.1).
-        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign, as
-            on MRI; turn it on where normal images differ in how much they show, as clothes do.
+        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign,
+            as on MRI; turn it on where normal images differ in how much they show, as clothes do. What shows little
+            then scores higher for that alone.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class SkipGANomaly(Detector):
         spatial_dims: int = 2,
         features: int | None = None,
         latent_dim: int = 100,
-        noise_std: float = 0.1,
+        noise_std: float = 1.0,
         weights: tuple[float, float, float] = (1.0, 50.0, 1.0),
         learning_rate: float = 2e-4,
         score: str = "balanced",
@@ -111,7 +113,7 @@ class SkipGANomaly(Detector):
         return patches + noise_of_any_grain(patches, self.noise_std)
 
     def _generator_losses(self, batch: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        """Equations 1 to 3 of the paper, as means. The critic's own adversarial loss has no latent term (theirs has)."""
+        """Equations 1 to 3 of the paper, as means. The critic's own loss has no latent term (in their code it has)."""
         with torch.no_grad():
             real_features = self.encoder(batch)
         fake_features = self.encoder(reconstruction)
@@ -131,10 +133,12 @@ class SkipGANomaly(Detector):
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Medians over training patches: of the parts of the score, and of how much a patch shows."""
-        patches = torch.cat(list(batches))
-        parts = torch.cat([self.parts(batch) for batch in patches.split(256)])
-        self.strength.fit(patches)
-        self.scales.copy_(parts.median(dim=0).values.clamp(min=1e-12))
+        parts, amounts = [], []
+        for batch in batches:
+            parts.append(self.parts(batch))
+            amounts.append(batch.abs().flatten(1).mean(dim=1, keepdim=True))
+        self.scales.copy_(torch.cat(parts).median(dim=0).values.clamp(min=1e-12))
+        self.strength.fit(torch.cat(amounts))
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """What the U-Net makes of patches as they are, without noise: (B, C, H, W[, D]), like ``patches``."""

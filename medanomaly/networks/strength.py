@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Strength(nn.Module):
-    """Mean absolute intensity of a patch, but at least a tenth of what is usual, so that empty patches stay harmless."""
+    """Mean absolute intensity of a patch, but at least a tenth of what is usual, for empty patches' sake."""
 
     def __init__(self) -> None:
         super().__init__()
