@@ -86,6 +86,14 @@ def test_acceptance_b_at_test_it_is_shown_a_normal_image_or_if_asked_the_patch_i
     assert shown(make(query_as_condition=True), patches) == [11, 60, 513]
 
 
+@torch.no_grad()
+def test_the_discriminator_sees_how_much_images_differ_but_its_features_do_not():
+    detector = make().eval()
+    same, mixed = grey(4, 50)[[0, 0, 0, 0]], grey(4, 50)[[0, 1, 2, 3]]
+    assert not torch.allclose(detector.critic(same)[:1], detector.critic(mixed)[:1])
+    torch.testing.assert_close(detector.trunk(same)[:1], detector.trunk(mixed)[:1])
+
+
 def test_losses_are_those_of_the_recipe_and_each_optimiser_moves_its_own_side():
     detector, batch = make(), gratings(8, 1, 2, 0)
     stage = next(detector.stages())
