@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,3 +20,14 @@ def smooth_noise(patches: Tensor, n_cells: int) -> Tensor:
     noise = F.interpolate(coarse, size=patches.shape[2:], mode=mode, align_corners=False)
     shifts = [int(torch.randint(size, ())) for size in patches.shape[2:]]
     return noise.roll(shifts, dims=list(range(2, patches.ndim)))
+
+
+def noise_of_any_grain(patches: Tensor, most: float) -> Tensor:
+    """Noise like ``patches`` (B, C, H, W[, D]): white, or blots as large as half of a patch, or between the two.
+
+    :func:`smooth_noise` with 2, 4, 8, ... cells a side, up to one for each voxel, drawn anew at each call, and for each
+    patch a strength of its own, uniform from 0 to ``most``.
+    """
+    n_cells = 2 ** int(torch.randint(1, max(int(log2(min(patches.shape[2:]))), 1) + 1, ()))
+    strength = most * torch.rand((len(patches),) + (1,) * (patches.ndim - 1), device=patches.device)
+    return strength * smooth_noise(patches, n_cells)
