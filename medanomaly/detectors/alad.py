@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.scores import at_least_four, per_content
+from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
 from medanomaly.networks.averages import average_of, follow, measure_batch_norm, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.losses import bce_towards
 from medanomaly.networks.pairs import of_image_and_code, of_two_codes, of_two_images, with_spectral_norm
 from medanomaly.networks.stages import Stage
+from medanomaly.networks.strength import Strength
 
 
 class ALAD(Detector):
@@ -91,6 +91,7 @@ class ALAD(Detector):
         self.trained = nn.ModuleDict(networks)
         self.average = average_of(nn.ModuleDict({name: networks[name] for name in ("encoder", "generator", "images")}))
         self.steps, self.medians = nn.Buffer(torch.tensor(0)), nn.Buffer(torch.ones(2))
+        self.strength = Strength()
         if spectral_norm:
             for name in ("encoder", *discriminators):
                 with_spectral_norm(networks[name])
@@ -164,13 +165,19 @@ class ALAD(Detector):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Over training patches: batch norm's statistics of the averaged networks, then the medians of the parts."""
         batches = measure_batch_norm(nn.Sequential(self.average["encoder"], self.average["generator"]), batches)
-        self.medians.copy_(torch.cat([self.parts(batch) for batch in batches]).median(dim=0).values.clamp(min=1e-8))
+        parts, amounts = [], []
+        for batch in batches:
+            parts.append(self.parts(batch))
+            amounts.append(batch.abs().flatten(1).mean(dim=1, keepdim=True))
+        self.medians.copy_(torch.cat(parts).median(dim=0).values.clamp(min=1e-8))
+        self.strength.fit(torch.cat(amounts))
 
     def parts(self, patches: Tensor) -> Tensor:
         """Of each patch, the mean residual, and how far the features of (x, G(E(x))) and (x, x) are apart: (B, 2)."""
         again = self.reconstruct(patches)
-        tell: Any = self.average["images"]
-        apart = torch.abs(tell.features(patches, patches) - tell.features(patches, again)).mean(dim=1)
+        tell = self.average["images"]
+        same, other = tell.features(patches, patches), tell.features(patches, again)  # type: ignore[operator]
+        apart = torch.abs(same - other).mean(dim=1)
         return torch.stack([torch.abs(patches - again).flatten(1).mean(dim=1), apart], dim=1)
 
     def reconstruct(self, patches: Tensor) -> Tensor:
@@ -187,7 +194,9 @@ class ALAD(Detector):
             scores = self.parts(patches)[:, 1:]
         else:
             scores = (self.parts(patches) / self.medians).sum(dim=1, keepdim=True)
-        return (per_content(scores, patches) if self.relative else scores)[:n]
+        if self.relative:
+            scores = self.strength.divide(scores, patches)
+        return scores[:n]
 
     def __prepare_scriptable__(self) -> Detector:
         """Without what learns, which a score does not need: TorchScript cannot read spectral norm."""

@@ -141,7 +141,7 @@ class ALOCC(Detector):
             return torch.sigmoid(-logits)[:n]  # 1 - D, which keeps its digits where D is near 1
         residual = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
         if self.relative:
-            residual = residual / self.strength(patches).view([-1] + [1] * (residual.dim() - 1))
+            residual = self.strength.divide(residual, patches)
         return residual[:n]
 
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, check_count
-from medanomaly.networks.averages import average_of, follow
-from medanomaly.networks.batch_norms import settle
+from medanomaly.networks.averages import average_of, follow, settle, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
@@ -122,13 +121,13 @@ class AnoGAN(Detector):
         stage.optimizers["generator"].step()
 
         self.steps.add_(1)
-        follow(self.average, self.generator, min(0.999, float(self.steps / (self.steps + 10))))
+        follow(self.average, self.generator, warming_up(0.999, int(self.steps)))
         return {name: loss.detach() for name, loss in losses.items()}
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Draw the images of the bank, and fit the scales: median distances of training patches to the nearest one."""
-        settle(self.average, self.bank)
+        settle(self.average, self.bank.split(128))
         self.pictures.copy_(in_blocks(lambda codes: self._small(self.average(codes)), self.bank, block=self.block))
         patches = torch.cat(list(islice(batches, MAX_BATCHES)))
         self.strength.fit(patches)
@@ -180,5 +179,5 @@ class AnoGAN(Detector):
         else:
             scores = self.search(patches)[1][:, None]
         if self.relative:
-            scores = scores / self.strength(patches).view([-1] + [1] * (scores.ndim - 1))
+            scores = self.strength.divide(scores, patches)
         return scores

@@ -8,20 +8,20 @@ Abnormal is what G(E(x)) does not return (Zenati et al. 2018, arXiv 1802.06222, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.scores import at_least_four, per_content
+from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
 from medanomaly.networks.averages import average_of, follow, measure_batch_norm, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.losses import bce_towards
 from medanomaly.networks.pairs import of_image_and_code
 from medanomaly.networks.stages import Stage
+from medanomaly.networks.strength import Strength
 
 
 class BiGAN(Detector):
@@ -91,6 +91,7 @@ class BiGAN(Detector):
         )
         self.average = average_of(self.trained)
         self.steps = nn.Buffer(torch.tensor(0))
+        self.strength = Strength()
         self.medians = nn.Buffer(torch.ones(2))
 
     def stages(self) -> Iterator[Stage]:
@@ -142,7 +143,12 @@ class BiGAN(Detector):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Over training patches: batch norm's statistics of the averaged networks, then the medians of the parts."""
         batches = measure_batch_norm(nn.Sequential(self.average["encoder"], self.average["generator"]), batches)
-        self.medians.copy_(torch.cat([self.parts(batch) for batch in batches]).median(dim=0).values.clamp(min=1e-8))
+        parts, amounts = [], []
+        for batch in batches:
+            parts.append(self.parts(batch))
+            amounts.append(batch.abs().flatten(1).mean(dim=1, keepdim=True))
+        self.medians.copy_(torch.cat(parts).median(dim=0).values.clamp(min=1e-8))
+        self.strength.fit(torch.cat(amounts))
 
     def parts(self, patches: Tensor) -> Tensor:
         """Of each patch, the mean residual and what the discriminator finds: (B, 2)."""
@@ -151,8 +157,9 @@ class BiGAN(Detector):
         if self.score_kind == "cross-entropy":
             found = F.softplus(-self.average["discriminator"](again, code))[:, 0]  # the cross-entropy towards 1
         else:
-            tell: Any = self.average["discriminator"]
-            found = torch.abs(tell.features(patches, code) - tell.features(again, code)).mean(dim=1)
+            tell = self.average["discriminator"]
+            features, others = tell.features(patches, code), tell.features(again, code)  # type: ignore[operator]
+            found = torch.abs(features - others).mean(dim=1)
         return torch.stack([torch.abs(patches - again).flatten(1).mean(dim=1), found], dim=1)
 
     def reconstruct(self, patches: Tensor) -> Tensor:
@@ -168,4 +175,6 @@ class BiGAN(Detector):
         else:
             parts = self.parts(patches) / self.medians
             scores = (1 - self.share) * parts[:, :1] + self.share * parts[:, 1:]
-        return (per_content(scores, patches) if self.relative else scores)[:n]
+        if self.relative:
+            scores = self.strength.divide(scores, patches)
+        return scores[:n]

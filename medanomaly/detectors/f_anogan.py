@@ -157,8 +157,12 @@ class FAnoGAN(Detector):
     def score(self, patches: Tensor) -> Tensor:
         n = patches.shape[0]
         patches = at_least_four(patches)
-        strength = self.strength(patches) if self.relative else torch.ones_like(patches[:, 0]).flatten(1)[:, 0]
         if self.score_kind == "residual":
-            residual = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
-            return (residual / strength.view([-1] + [1] * (residual.dim() - 1)))[:n]
-        return (self._losses(patches) / torch.square(strength))[:n, None]
+            scores = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
+        else:
+            scores = self._losses(patches)[:, None]
+            if self.relative:  # squares of differences: they are divided twice
+                scores = self.strength.divide(scores, patches)
+        if self.relative:
+            scores = self.strength.divide(scores, patches)
+        return scores[:n]

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError, check_count
-from medanomaly.networks.averages import average_of, follow
-from medanomaly.networks.batch_norms import settle
+from medanomaly.networks.averages import average_of, follow, settle, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.stages import Stage
@@ -116,7 +115,7 @@ class MadGAN(Detector):
             "generators": torch.optim.Adam(self.generators.parameters(), lr=rate, betas=betas),
         }
         yield Stage("GAN", optimizers, keep="last")
-        settle(self.average, self._random_codes(SETTLING_CODES // self.n_generators + 1))
+        settle(self.average, self._random_codes(SETTLING_CODES // self.n_generators + 1).split(128))
         encoder = torch.optim.Adam(self.encoder.parameters(), lr=self.encoder_learning_rate)
         yield Stage("encoders", {"encoders": encoder})
 
@@ -144,7 +143,7 @@ class MadGAN(Detector):
         stage.optimizers["generators"].step()
 
         self.steps.add_(1)
-        follow(self.average, self.generators, min(0.999, float(self.steps / (self.steps + 10))))
+        follow(self.average, self.generators, warming_up(0.999, int(self.steps)))
         told_apart = (fake_logits[:, :-1].argmax(dim=1) == maker).float().mean()
         return {**{name: loss.detach() for name, loss in losses.items()}, "generators told apart": told_apart}
 
@@ -205,7 +204,7 @@ class MadGAN(Detector):
         if self.score_kind == "residual":
             residual = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
             if self.relative:
-                residual = residual / self.strength(patches).view([-1] + [1] * (residual.dim() - 1))
+                residual = self.strength.divide(residual, patches)
             return residual[:n]
         real = torch.softmax(self.critic(patches), dim=1)[:, -1]
         scores = (1 - self.weight) * self._least_residual(patches) / self.scale + self.weight * (1 - real)

@@ -49,12 +49,3 @@ def at_least_four(patches: Tensor) -> Tensor:
     For a few patches torch takes other kernels, which sum in another order: a score would depend on how many there are.
     """
     return torch.cat([patches] * 4) if patches.shape[0] < 4 else patches
-
-
-def per_content(scores: Tensor, patches: Tensor) -> Tensor:
-    """Scores (B, 1[, H, W[, D]]) divided by the mean absolute value of each patch, or by 0.01 where that is more.
-
-    There is more to get wrong where there is more to see, which hides what is abnormal if normal images differ in that.
-    """
-    content = patches.abs().flatten(1).mean(dim=1).clamp(min=0.01)
-    return scores / content.view([-1] + [1] * (scores.dim() - 1))

@@ -163,5 +163,5 @@ class SkipGANomaly(Detector):
                 parts = parts / self.scales
             scores = (1 - self.latent_weight) * parts[:, :1] + self.latent_weight * parts[:, 1:]
         if self.relative:
-            scores = scores / self.strength(patches).view([-1] + [1] * (scores.dim() - 1))
+            scores = self.strength.divide(scores, patches)
         return scores[:n]

@@ -50,6 +50,11 @@ def measure_batch_norm(network: nn.Module, batches: Iterable[Tensor], n: int = 2
     """
     rest = iter(batches)
     first = list(islice(rest, n))
-    update_bn(first, network)
-    network.eval()
+    settle(network, first)
     return chain(first, rest)
+
+
+def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of all batch norms to those over all of ``batches``; leaves it in eval mode."""
+    update_bn(batches, network)
+    network.eval()

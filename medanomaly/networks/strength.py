@@ -17,6 +17,11 @@ class Strength(nn.Module):
         """Learn what is usual from training patches (N, C, H, W[, D]): their median."""
         self.least.copy_(0.1 * patches.abs().flatten(1).mean(dim=1).median().clamp(min=1e-7))
 
+    @torch.jit.export
+    def divide(self, scores: Tensor, patches: Tensor) -> Tensor:
+        """Scores (B, 1) or (B, 1, H, W[, D]) relative to the strength of their patches."""
+        return scores / self.forward(patches).view([-1] + [1] * (scores.dim() - 1))
+
     def forward(self, patches: Tensor) -> Tensor:
         """(B, C, H, W[, D]) to (B,)."""
         return torch.maximum(patches.abs().flatten(1).mean(dim=1), self.least)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medanomaly.networks.averages import average_of, follow, measure_batch_norm, warming_up
+from medanomaly.networks.averages import average_of, follow, measure_batch_norm, settle, warming_up
 from medanomaly.networks.pairs import with_spectral_norm
 
 
@@ -54,3 +54,21 @@ def test_batch_norm_is_measured_on_the_first_batches_and_all_are_given_back():
 @pytest.mark.parametrize(("step", "expected"), [(1, 2 / 11), (20, 0.7), (10**6, 0.999)])
 def test_the_decay_warms_up(step, expected):
     assert warming_up(0.999, step) == pytest.approx(expected)
+
+
+def test_mean_and_variance_are_those_of_the_inputs_whatever_they_were():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    for _ in range(5):
+        network(100 * torch.randn(8, 3))
+    weights = [p.clone() for p in network.parameters()]
+    inputs = torch.randn(256, 3)
+    settle(network, inputs.split(128))
+    with torch.no_grad():
+        features = network[0](inputs)
+        made = network(inputs)
+    assert not network.training and network[1].momentum == 0.1
+    assert torch.allclose(network[1].running_mean, features.mean(dim=0), atol=1e-5)
+    assert torch.allclose(network[1].running_var, features.var(dim=0), rtol=0.05)
+    assert torch.allclose(made.mean(dim=0), torch.zeros(4), atol=1e-4)
+    assert all(map(torch.equal, weights, network.parameters()))
