@@ -106,7 +106,7 @@ def grid_of(series: Series, where: str) -> Grid:
         )
         frames = (first,)
     _check_alike(frames, where)
-    directions = np.reshape(first.orientation, (2, 3))
+    directions: NDArray[np.float64] = np.array(first.orientation, np.float64).reshape(2, 3)
     normal = np.cross(*directions)
     if not np.allclose(directions @ directions.T, np.eye(2), atol=1e-2) or not np.linalg.norm(normal) > 0.9:
         raise InputError(
@@ -156,7 +156,7 @@ def _check_alike(frames: Sequence[Frame], where: str) -> None:
 def _check_distances(frames: Sequence[Frame], heights: NDArray[np.float64], where: str) -> None:
     distances = np.diff(heights)
     usual = float(np.sort(distances)[(len(distances) - 1) // 2])
-    odd = np.flatnonzero(np.abs(distances - usual) > IRREGULAR * usual)
+    odd = np.flatnonzero(np.abs(distances - usual) > IRREGULAR * usual).tolist()
     gaps = [
         f"{round(distances[n] / usual) - 1} missing between image {frames[n].instance} and image "
         f"{frames[n + 1].instance} ({distances[n]:.4g} mm apart)"
@@ -168,7 +168,7 @@ def _check_distances(frames: Sequence[Frame], heights: NDArray[np.float64], wher
             f"{where} has a gap, with slices {usual:.4g} mm apart elsewhere: {', '.join(gaps[:5])}"
             f"{' and others' if gaps[5:] else ''}. Copy the whole series again: what is left would be a wrong volume."
         )
-    if len(odd):
+    if odd:
         raise InputError(
             f"{where} has slices at distances from {distances.min():.4g} to {distances.max():.4g} mm, but equal ones "
             "are needed: several volumes may be mixed in it; export them apart, or resample the scan first."
@@ -186,7 +186,7 @@ def _check_line(
             f"{TILTED:g} are read: convert it with a tool that mends that, such as dcm2niix."
         )
     off = np.linalg.norm(places - places[0] - np.outer(np.arange(len(places)), step), axis=1)
-    if off.max() > IRREGULAR * min(np.linalg.norm(step), *(frame.spacing or ())):
+    if off.max() > IRREGULAR * min(float(np.linalg.norm(step)), *(frame.spacing or ())):
         raise InputError(
             f"{where} has slices that do not lie on a straight line: one is off by {off.max():.3g} mm. Several volumes "
             "may be mixed in it; export them apart."

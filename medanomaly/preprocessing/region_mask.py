@@ -128,7 +128,7 @@ class RegionMaskd(MapTransform):
             mask, scan = Path(folder) / "mask.nii.gz", file
             if not os.path.exists(file):  # a DICOM series: programs read NIfTI, and a path may name the patient
                 scan = str(Path(folder) / "image.nii.gz")
-                save_on_grid(image[0].as_tensor().numpy(), Path(scan), file, image.affine.numpy())
+                save_on_grid(image.as_tensor()[0].numpy(), Path(scan), file, image.affine.numpy())
             paths = {"{image}": scan, "{mask}": str(mask)}
             command = [WORD.sub(lambda word: paths[word[0]], part) for part in self.command]
             try:

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -91,7 +92,7 @@ def test_a_series_has_the_heatmap_of_the_nifti_file_and_names_nobody(
         "nib.save(nib.Nifti1Image((np.asarray(scan.dataobj) != 0).astype(np.uint8), scan.affine), sys.argv[2])\n"
     )
     again = tmp_path / "again"
-    run = f"python {extract} {{image}} {{mask}}"
+    run = f"{sys.executable} {extract} {{image}} {{mask}}"
     assert command("score", study, "--series", "7", "--model", model, "--output", again, "--brain", run) == 0
     np.testing.assert_array_equal(
         *(nib.load(at / series / f"{series}_heatmap.nii.gz").get_fdata() for at in (out, again))

@@ -92,7 +92,7 @@ CASE = {"image": "c.nii"}
         ({"test": {"image": "c.nii"}}, "'test' is a dict, but a list"),
         ({"test": ["c.nii"]}, "'test', entry 1 is 'c.nii', but an object with the key 'image'"),
         ({"test": [CASE, {"images": "c.nii"}]}, "entry 2: unknown key 'images'.*Did you mean 'image'"),
-        ({"test": [CASE | {"xyz": 1}]}, "unknown key 'xyz'; a case has image, region, label, case. Remove it"),
+        ({"test": [CASE | {"xyz": 1}]}, "unknown key 'xyz'; a case has image, series, region, label, case. Remove it"),
         ({"test": [{"region": "c.nii"}]}, "entry 1 has no 'image'"),
         ({"test": [{"image": []}]}, "entry 1 has no 'image'"),
         ({"test": [{"image": None}]}, "entry 1 has no 'image'"),

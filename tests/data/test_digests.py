@@ -13,6 +13,7 @@ import pytest
 from medanomaly.data import digests
 from medanomaly.data.digests import case_digests, scan_digest
 from medanomaly.errors import InputError
+from tests.data.made_dicom import slices_of, write_slices
 
 VOXELS = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 
@@ -56,10 +57,9 @@ def test_a_broken_file_is_told_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_series_is_told_by_its_files_whatever_they_are_called(tmp_path: Path) -> None:
-    for folder, names, contents in (("a", "12", "xy"), ("b", "98", "yx"), ("c", "12", "xz")):
-        (tmp_path / folder).mkdir()
-        for name, content in zip(names, contents, strict=True):
-            (tmp_path / folder / f"{name}.dcm").write_text(content)
+    volume = np.arange(24).reshape(2, 3, 4)
+    for folder, values, name in (("a", volume, "x"), ("b", volume, "y"), ("c", volume + 1, "x")):
+        write_slices(tmp_path / folder, slices_of(values, np.eye(4)), name)
     a, b, c = (scan_digest(tmp_path / folder) for folder in "abc")
     assert a == b != c
 
