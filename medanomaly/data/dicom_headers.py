@@ -53,7 +53,7 @@ class Series:
     frames: tuple[Frame, ...]
 
 
-def read_header(name: str, opener: Callable[[], IO[bytes]]) -> Any:
+def read_header(name: str, opener: Callable[[], IO[Any]]) -> Any:
     """The header of a DICOM image; None for a file that is no image. Any error: it is damaged."""
     import pydicom  # only those need it who have DICOM files
 

@@ -96,7 +96,7 @@ def series_digest(path: str | Path) -> str:
 
 
 @contextmanager
-def opened(place: Path) -> Iterator[list[tuple[str, Callable[[], IO[bytes]]]]]:
+def opened(place: Path) -> Iterator[list[tuple[str, Callable[[], IO[Any]]]]]:
     """The files of a folder or a zip, or the file itself, in the order of their paths: a name, and what opens it."""
     if place.is_dir():
         yield [(file.name, partial(_open, file)) for file in files_in(place)]
