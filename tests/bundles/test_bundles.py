@@ -24,6 +24,14 @@ from tests.detectors.catalogue import BY_NAME
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = sorted(path.parent.name for path in BUNDLES.glob("*/model.json"))
 SMALL = {"max_epochs": 1, "patches_per_epoch": 128, "batch_size": 64}
+# What the configs share is tried with bundles of every kind each time, and with all of them by make test-all.
+EVERY_KIND = ("fusion", "ganomaly", "one_class_svm", "progressive_ganomaly", "synthetic_anomalies")
+of_every_kind = pytest.mark.parametrize(
+    "configs",
+    [pytest.param(name, marks=() if name in EVERY_KIND else pytest.mark.slow) for name in NAMES],
+    indirect=True,
+    scope="module",
+)
 
 
 def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
@@ -152,6 +160,7 @@ def test_heatmaps_lie_on_the_grid_of_the_scans(scored: Path, cohort: Path) -> No
                 assert 50 < values.max() <= 100
 
 
+@of_every_kind
 def test_evaluation_writes_every_table(
     configs: Path, scored: Path, trained: Path, cohort: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +174,7 @@ def test_evaluation_writes_every_table(
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "detectors.csv", "cases.csv", "roc.png"}
 
 
+@of_every_kind
 @pytest.mark.parametrize(
     "settings",
     [
@@ -259,6 +269,7 @@ def test_the_example_of_the_fusion_works(tmp_path: Path) -> None:
     assert made.parser.get_parsed_content("settings")["prior_weight"] == 0.5
 
 
+@of_every_kind
 def test_cases_are_prepared_once_for_all_runs(
     configs: Path, scored: Path, trained: Path, cohort: Path, tmp_path: Path
 ) -> None:
@@ -280,6 +291,7 @@ def test_cases_are_prepared_once_for_all_runs(
             np.testing.assert_array_equal(again, first)
 
 
+@of_every_kind
 def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
     configs: Path, trained: Path, cohort: Path, tmp_path: Path
 ) -> None:
@@ -295,6 +307,7 @@ def test_a_broken_scan_stops_scoring_with_its_name_after_the_scans_before_it(
     assert sorted(path.name for path in tmp_path.glob("*")) == ["run.json", "test-0"]
 
 
+@of_every_kind
 @pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
 def test_a_run_without_data_is_an_error(configs: Path, config: str, tmp_path: Path, trained: Path) -> None:
     root = tmp_path if config == "train" else trained
@@ -311,6 +324,7 @@ def test_other_settings_than_the_model_was_trained_with_are_refused(configs: Pat
     assert "spacing = [2, 2, 3]" in (plain_message(caught.value) or "")
 
 
+@of_every_kind
 @pytest.mark.parametrize("patch_size", [16, 32])
 def test_the_patch_size_alone_can_be_changed(configs: Path, patch_size: int, cohort: Path, tmp_path: Path) -> None:
     """The bundle as it comes, no other setting made: it is built, learns from patches, scores a volume."""
