@@ -1,5 +1,11 @@
 from tests.detectors.catalogue.entry import Entry, learners
 
+LEARNS = {
+    "members": (
+        {"detector": "denoising_autoencoder", "features": 8, "noise_std": 0.5, "learning_rate": 0.003},
+        {"detector": "synthetic_anomalies", "features": 8, "learning_rate": 0.003},
+    )
+}
 ENTRY = Entry(
     "fusion",
     variants=(
@@ -11,17 +17,7 @@ ENTRY = Entry(
             "prior_weight": 0.5,
         },
     ),
-    learners=learners(
-        {
-            "members": (
-                {"detector": "denoising_autoencoder", "features": 8, "noise_std": 0.5, "learning_rate": 0.003},
-                {"detector": "synthetic_anomalies", "features": 8, "learning_rate": 0.003},
-            )
-        },
-        (1, 2, 200),
-        (3, 2, 200),
-        (1, 3, 25),
-    ),
+    learners=(*learners(LEARNS, (1, 2, 200)), *learners(LEARNS, (3, 2, 200), (1, 3, 25), slow=True)),
     own_settings={
         "members": [
             {"detector": "denoising_autoencoder", "features": 8, "channels": [0], "weight": 2.0},

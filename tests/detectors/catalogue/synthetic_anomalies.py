@@ -1,12 +1,13 @@
 from tests.detectors.catalogue.entry import Entry, learners
 
+LEARNS = {"features": 8, "learning_rate": 0.003}
 ENTRY = Entry(
     "synthetic_anomalies",
     variants=(
         {"features": 8},
         {"features": 8, "sign": "dark"},
     ),
-    learners=learners({"features": 8, "learning_rate": 0.003}, (1, 2, 200), (3, 2, 200), (1, 3, 40)),
+    learners=(*learners(LEARNS, (1, 2, 200), (3, 2, 200)), *learners(LEARNS, (1, 3, 40), slow=True)),
     own_settings={
         "features": 16,
         "radius": [2.0, 8.0],
