@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
@@ -24,6 +25,9 @@ from medanomaly.errors import InputError
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
 INSIDE = 0.5  # from this value on a voxel belongs to a mask, so that probabilities and labels can be masks
 IMAGE_LABEL = "image_label"  # 0 or 1 of a case whose label is a number, apart from `label`, which is a mask of voxels
+
+# MONAI says with each run that it has no decoder of DICOM for graphics cards, which nobody asked for
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
 class LoadCased(MapTransform):

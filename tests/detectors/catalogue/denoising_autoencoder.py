@@ -7,7 +7,7 @@ ENTRY = Entry(
         {"features": 8},
         {"features": 8, "sign": "bright"},
     ),
-    learners=(*learners(LEARNS, (1, 2, 200), (3, 2, 200)), *learners(LEARNS, (1, 3, 80), slow=True)),
+    learners=(*learners(LEARNS, (1, 2, 200)), *learners(LEARNS, (3, 2, 200), (1, 3, 80), slow=True)),
     own_settings={"features": 16, "noise_std": 0.3, "noise_voxels": 4, "jitter": 0.0, "gamma": 0.1},
     fast={"features": 8},
     signed=True,

@@ -11,7 +11,7 @@ ENTRY = Entry(
     ),
     learners=(
         *learners({"variant": "A", "critic": "bce", "features": 16, "latent_dim": 16}, (1, 2, 250), (3, 2, 250)),
-        *learners({"variant": "A", "critic": "bce", "features": 8, "latent_dim": 16}, (1, 3, 120)),
+        *learners({"variant": "A", "critic": "bce", "features": 8, "latent_dim": 16}, (1, 3, 120), slow=True),
         *learners(
             {"variant": "K", "critic": "bce", "features": 16, "latent_dim": 16, "score": "residual"}, (3, 2, 250)
         ),

@@ -7,7 +7,7 @@ ENTRY = Entry(
         {"features": 8},
         {"features": 8, "sign": "dark"},
     ),
-    learners=(*learners(LEARNS, (1, 2, 200), (3, 2, 200)), *learners(LEARNS, (1, 3, 40), slow=True)),
+    learners=(*learners(LEARNS, (1, 2, 200)), *learners(LEARNS, (3, 2, 200), (1, 3, 40), slow=True)),
     own_settings={
         "features": 16,
         "radius": [2.0, 8.0],
