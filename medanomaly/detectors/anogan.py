@@ -121,7 +121,7 @@ class AnoGAN(Detector):
         torch.autograd.backward(losses["generator"], inputs=list(self.generator.parameters()))
         stage.optimizers["generator"].step()
 
-        self.steps += 1
+        self.steps.add_(1)
         follow(self.average, self.generator, min(0.999, float(self.steps / (self.steps + 10))))
         return {name: loss.detach() for name, loss in losses.items()}
 

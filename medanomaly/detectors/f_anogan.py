@@ -40,9 +40,8 @@ class FAnoGAN(Detector):
         feature_weight: kappa, of the features beside the voxels.
         code: "tanh" or "linear", how the encoder ends.
         score: "combined", the loss of the encoder for each patch, or "residual", the map ``mean_c |x - x_hat|``.
-        relative: divide scores by the size of the patch (ours): "combined" by its squared mean absolute intensity, and
-            "residual" by that. Keep it off where brightness is a sign, as on MRI; turn it on where normal images differ
-            in how much they show, as clothes do.
+        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign,
+            as on MRI; turn it on where normal images differ in how much they show, as clothes do.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class FAnoGAN(Detector):
         stage.optimizers["critic"].zero_grad()
         torch.autograd.backward(losses["critic"])
         stage.optimizers["critic"].step()
-        self.steps += 1
+        self.steps.add_(1)
         if self.steps % self.critic_steps == 0:
             stage.optimizers["generator"].zero_grad()
             torch.autograd.backward(-self.critic(fake).mean(), inputs=list(self.generator.parameters()))
@@ -157,8 +156,10 @@ class FAnoGAN(Detector):
     def score(self, patches: Tensor) -> Tensor:
         n = patches.shape[0]
         patches = at_least_four(patches)
-        strength = self.strength(patches) if self.relative else torch.ones_like(patches[:, 0]).flatten(1)[:, 0]
         if self.score_kind == "residual":
-            residual = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
-            return (residual / strength.view([-1] + [1] * (residual.dim() - 1)))[:n]
-        return (self._losses(patches) / torch.square(strength))[:n, None]
+            scores = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
+        else:
+            scores = self._losses(patches)[:, None]
+        if self.relative:
+            scores = scores / self.strength(patches).view([-1] + [1] * (scores.dim() - 1))
+        return scores[:n]

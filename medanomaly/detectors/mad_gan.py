@@ -33,9 +33,9 @@ class Generators(nn.Module):
 
     def __init__(self, n: int, out_channels: int, shape: tuple[int, int, int], latent_dim: int) -> None:
         super().__init__()
-        decoders = [dcgan_decoder(out_channels, *shape, latent_dim=latent_dim) for _ in range(n)]
-        self.shared = decoders[0][:-OWN_LAYERS].insert(0, UnitRMS())
-        self.own = nn.ModuleList(decoder[-OWN_LAYERS:] for decoder in decoders)
+        decoders = [list(dcgan_decoder(out_channels, *shape, latent_dim=latent_dim)) for _ in range(n)]
+        self.shared = nn.Sequential(UnitRMS(), *decoders[0][:-OWN_LAYERS])
+        self.own = nn.ModuleList(nn.Sequential(*layers[-OWN_LAYERS:]) for layers in decoders)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Codes (B, n, latent_dim), one for each generator, to patches (B, n, C, s, s[, s])."""
@@ -143,7 +143,7 @@ class MadGAN(Detector):
         torch.autograd.backward(losses["generators"], inputs=list(self.generators.parameters()))
         stage.optimizers["generators"].step()
 
-        self.steps += 1
+        self.steps.add_(1)
         follow(self.average, self.generators, min(0.999, float(self.steps / (self.steps + 10))))
         told_apart = (fake_logits[:, :-1].argmax(dim=1) == maker).float().mean()
         return {**{name: loss.detach() for name, loss in losses.items()}, "generators told apart": told_apart}
