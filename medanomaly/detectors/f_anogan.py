@@ -40,9 +40,8 @@ class FAnoGAN(Detector):
         feature_weight: kappa, of the features beside the voxels.
         code: "tanh" or "linear", how the encoder ends.
         score: "combined", the loss of the encoder for each patch, or "residual", the map ``mean_c |x - x_hat|``.
-        relative: divide scores by the size of the patch (ours): "combined" by its squared mean absolute intensity, and
-            "residual" by that. Keep it off where brightness is a sign, as on MRI; turn it on where normal images differ
-            in how much they show, as clothes do.
+        relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign,
+            as on MRI; turn it on where normal images differ in how much they show, as clothes do.
     """
 
     def __init__(
@@ -161,8 +160,6 @@ class FAnoGAN(Detector):
             scores = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
         else:
             scores = self._losses(patches)[:, None]
-            if self.relative:  # squares of differences: they are divided twice
-                scores = self.strength.divide(scores, patches)
         if self.relative:
             scores = self.strength.divide(scores, patches)
         return scores[:n]

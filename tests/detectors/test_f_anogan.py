@@ -123,14 +123,13 @@ def test_acceptance_c_one_pass_scores_a_patch(score):
 
 
 @torch.no_grad()
-def test_relative_scores_do_not_depend_on_the_size_of_what_is_left():
-    detector = make(relative=True, feature_weight=0.0, score="combined").eval()
+@pytest.mark.parametrize("score", ["combined", "residual"])
+def test_relative_scores_are_divided_by_how_much_a_patch_shows(score):
+    detector, plain = (make(relative=relative, score=score).eval() for relative in (True, False))
     detector.fit_statistics([noise(32)])
-    detector.reconstruct = torch.zeros_like
     patches = noise(4, seed=5)
-    assert torch.allclose(detector(0.5 * patches), detector(patches))
-    detector.score_kind = "residual"
-    assert torch.allclose(detector(0.5 * patches), detector(patches))
+    strength = patches.abs().mean(dim=(1, 2, 3))
+    assert torch.allclose(detector(patches).flatten(1), plain(patches).flatten(1) / strength[:, None], rtol=1e-5)
 
 
 def test_a_code_reaches_all_that_the_generator_knows_of_whatever_its_size():
