@@ -44,7 +44,7 @@ def test_acceptance_a_n_slices_give_n_minus_5_pairs_of_triplets(n_slices, channe
 def test_acceptance_b_what_is_alike_in_all_slices_is_foretold_better_than_shuffled_slices():
     detector = make(learning_rate=3e-3)
     stage = next(detector.stages())
-    for step in range(60):
+    for step in range(40):
         detector.train().training_step(smooth(16, step).expand(-1, 7, -1, -1), stage)
     constant = smooth(70, 1000).expand(-1, 7, -1, -1)
     shuffled = smooth(70, 1000).view(10, 7, 16, 16)  # the same pictures, of which each stands in one slice alone

@@ -6,8 +6,7 @@ ENTRY = Entry(
     "alad",
     variants=(
         SMALL,
-        {"code_discriminator": False, "spectral_norm": False, "score": "both", **SMALL},
-        {"score": "residual", "relative": True, **SMALL},
+        {"code_discriminator": False, "spectral_norm": False, "score": "residual", "relative": True, **SMALL},
     ),
     learners=(*learners(QUICK, (1, 2, 150)), *learners(QUICK, (3, 2, 250), (1, 3, 80), slow=True)),
     own_settings={
