@@ -4,7 +4,7 @@ TINY = {"features": 8, "latent_dim": 8, "search_steps": 3, "restarts": 1, "bank_
 QUICK = {
     "features": 8,
     "latent_dim": 16,
-    "search_steps": 20,
+    "search_steps": 5,
     "bank_size": 128,
     "learning_rate": 0.0005,
     "critic_rate": 0.0005,
@@ -13,7 +13,7 @@ QUICK = {
 ENTRY = Entry(
     "randgan",
     variants=(TINY, {**TINY, "query_as_condition": True}, {**TINY, "score": "residual", "relative": True}),
-    learners=(Learner(QUICK, 1, 2, 80), Learner(QUICK, 3, 2, 200, slow=True)),
+    learners=(Learner(QUICK, 1, 2, 100),),
     own_settings={
         "latent_dim": 16,
         "features": 8,
