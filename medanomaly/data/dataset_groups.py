@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from medanomaly.data.datalist import HEALTHY, is_image_label
 from medanomaly.data.file_patterns import fill, find, words_of
 from medanomaly.data.patient_split import split_patients
@@ -170,8 +172,6 @@ def read_rows(table: Mapping[str, Any], root: Path, problems: list[str]) -> list
         root: the folder of the download.
         problems: what is wrong with the table is added.
     """
-    import pandas as pd
-
     path = root / table["file"]
     try:
         if "line" in table:
@@ -181,8 +181,7 @@ def read_rows(table: Mapping[str, Any], root: Path, problems: list[str]) -> list
             if wrong:
                 problems.append(f"{path} has {len(wrong)} lines that cannot be read, the first is {wrong[0][:80]!r}.")
             return [match.groupdict() for match in matches if match]
-        separator = "\t" if path.suffix == ".tsv" else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = read_table(path)
     except (OSError, ValueError) as error:  # of the parser, too
         problems.append(f"{path} cannot be read ({error}): it says which files are whose.")
         return []
@@ -192,3 +191,9 @@ def read_rows(table: Mapping[str, Any], root: Path, problems: list[str]) -> list
         return []
     chosen = frame[list(table["columns"].values())]
     return [dict(zip(table["columns"], row, strict=True)) for row in chosen.itertuples(index=False, name=None)]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or TSV file, every cell as the text that it is. OSError or ValueError: it cannot be read."""
+    separator = "\t" if path.suffix == ".tsv" else ","
+    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medanomaly.data.datalist import SECTIONS
-from medanomaly.data.dataset_groups import CHANNEL, WHOSE, FoundCases, case_of, whose
+from medanomaly.data.dataset_groups import CHANNEL, WHOSE, FoundCases, case_of, read_table, whose
 from medanomaly.data.file_patterns import fill, find, words_of
 from medanomaly.data.patient_split import split_patients
 from medanomaly.errors import InputError
@@ -147,9 +145,7 @@ def _column(table: Path, column: str) -> dict[str, str]:
     if not table.is_file():
         raise InputError(f"{column} is no word of the pattern, and the table {table} does not exist: give --table.")
     try:
-        frame = pd.read_csv(
-            table, sep="\t" if table.suffix == ".tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        frame = read_table(table)
     except ValueError as error:
         raise InputError(f"{table} is not a table that can be read ({error}): write it as CSV or TSV.") from error
     if column not in frame.columns:

@@ -26,9 +26,6 @@ AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differen
 INSIDE = 0.5  # from this value on a voxel belongs to a mask, so that probabilities and labels can be masks
 IMAGE_LABEL = "image_label"  # 0 or 1 of a case whose label is a number, apart from `label`, which is a mask of voxels
 
-# MONAI says with each run that it has no decoder of DICOM for graphics cards, which nobody asked for
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-
 
 class LoadCased(MapTransform):
     """Paths of a case to MetaTensors: ``image`` (C, H, W, D) float32, ``region`` and ``label`` (1, H, W, D).
@@ -125,7 +122,8 @@ def read_volume(path: str | Path) -> MetaTensor:
 
 @cache
 def _loader() -> LoadImage:
-    """MONAI's readers, made once: one of them warns whenever it is made that it lacks a library for graphics cards."""
+    """MONAI's readers, made once: one of them says twice, when it is made, that it lacks what graphics cards need."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return LoadImage(image_only=True, dtype=np.float32)

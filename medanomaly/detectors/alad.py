@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.scores import at_least_four
+from medanomaly.detectors.scores import at_least_four, fit_parts
 from medanomaly.errors import ConfigError
 from medanomaly.networks.averages import average_of, follow, measure_batch_norm, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
@@ -165,12 +165,7 @@ class ALAD(Detector):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Over training patches: batch norm's statistics of the averaged networks, then the medians of the parts."""
         batches = measure_batch_norm(nn.Sequential(self.average["encoder"], self.average["generator"]), batches)
-        parts, amounts = [], []
-        for batch in batches:
-            parts.append(self.parts(batch))
-            amounts.append(batch.abs().flatten(1).mean(dim=1, keepdim=True))
-        self.medians.copy_(torch.cat(parts).median(dim=0).values.clamp(min=1e-8))
-        self.strength.fit(torch.cat(amounts))
+        fit_parts(batches, self.parts, self.medians, self.strength)
 
     def parts(self, patches: Tensor) -> Tensor:
         """Of each patch, the mean residual, and how far the features of (x, G(E(x))) and (x, x) are apart: (B, 2)."""

@@ -20,9 +20,9 @@ from medanomaly.errors import ConfigError
 from medanomaly.networks.dcgan import dcgan_widths, init_dcgan, init_he
 from medanomaly.networks.layers import FlattenChannelsLast
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
-from medanomaly.networks.noise import noise_of_any_grain
+from medanomaly.networks.noise import noise_of_any_grain, same_draws
 from medanomaly.networks.stages import Stage
-from medanomaly.networks.strength import Strength
+from medanomaly.networks.strength import Strength, amount_of
 
 
 class ALOCC(Detector):
@@ -119,14 +119,13 @@ class ALOCC(Detector):
     @torch.no_grad()
     def validation_loss(self, batch: Tensor) -> Tensor:
         """Mean squared error of the refiner, against the patches without noise: training stops when it is flat."""
-        with torch.random.fork_rng():  # the same noise each time
-            torch.manual_seed(0)
+        with same_draws():
             return F.mse_loss(self.refiner(self._noisy(batch)), batch)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """How much a patch usually shows."""
-        self.strength.fit(torch.cat([batch.abs().flatten(1).mean(dim=1, keepdim=True) for batch in batches]))
+        self.strength.fit(torch.cat([amount_of(batch) for batch in batches]))
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """Patches (B, C, H, W[, D]) refined, as they are, without noise; of that shape."""

@@ -21,7 +21,7 @@ from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
 from medanomaly.networks.search import in_blocks, search_codes
 from medanomaly.networks.stages import Stage
-from medanomaly.networks.strength import Strength
+from medanomaly.networks.strength import Strength, amount_of
 
 PICTURE_SIDE = {2: 16, 3: 8}  # voxels a side of the small pictures in which starts are looked up
 BLOCK = {2: 32, 3: 8}  # patches that are worked on at a time
@@ -130,7 +130,7 @@ class AnoGAN(Detector):
         settle(self.average, self.bank.split(128))
         self.pictures.copy_(in_blocks(lambda codes: self._small(self.average(codes)), self.bank, block=self.block))
         patches = torch.cat(list(islice(batches, MAX_BATCHES)))
-        self.strength.fit(patches)
+        self.strength.fit(amount_of(patches))
         nearest = self.bank[self._nearest(patches, 1)[:, 0]]
         features = in_blocks(self.trunk, patches, block=self.block)
         distances = in_blocks(self._distances, nearest, patches, features, block=self.block)

@@ -15,7 +15,7 @@ from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four, signed_residual
 from medanomaly.errors import ConfigError
 from medanomaly.networks.intensities import foreground, jittered
-from medanomaly.networks.noise import smooth_noise
+from medanomaly.networks.noise import same_draws, smooth_noise
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
 
@@ -76,8 +76,7 @@ class DenoisingAutoencoder(Detector):
         return {"denoising": loss.detach()}
 
     def validation_loss(self, batch: Tensor) -> Tensor:
-        with torch.random.fork_rng(), torch.no_grad():  # the same noise each time
-            torch.manual_seed(0)
+        with same_draws(), torch.no_grad():
             return self._loss(batch)
 
     def _loss(self, clean: Tensor) -> Tensor:

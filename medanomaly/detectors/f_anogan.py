@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from medanomaly.detectors.base import Detector
+from medanomaly.detectors.samples import first_batches
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import critic_loss_wgan_gp
 from medanomaly.networks.residual_gan import init_residual, residual_generator, residual_head, residual_trunk
 from medanomaly.networks.stages import Stage
-from medanomaly.networks.strength import Strength
+from medanomaly.networks.strength import Strength, amount_of
 
 MAX_SAMPLES = 512  # training patches that the usual strength is taken from
 
@@ -141,12 +142,7 @@ class FAnoGAN(Detector):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """How much patches usually show, for relative scores."""
         if self.relative:
-            taken: list[Tensor] = []
-            for batch in batches:
-                taken.append(batch)
-                if sum(map(len, taken)) >= MAX_SAMPLES:
-                    break
-            self.strength.fit(torch.cat(taken))
+            self.strength.fit(amount_of(torch.cat(first_batches(batches, MAX_SAMPLES))))
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """What the generator draws from the codes of patches: (B, C, H, W[, D]), like ``patches``."""

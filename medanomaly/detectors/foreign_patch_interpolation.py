@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four
+from medanomaly.networks.noise import same_draws
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
 
@@ -58,8 +59,7 @@ class ForeignPatchInterpolation(Detector):
 
     @torch.no_grad()
     def validation_loss(self, batch: Tensor) -> Tensor:
-        with torch.random.fork_rng():  # the same blends each time
-            torch.manual_seed(0)
+        with same_draws():
             return self._loss(batch)
 
     def _loss(self, batch: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
+from medanomaly.detectors.samples import first_batches
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.averages import average_of, follow, settle, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.stages import Stage
-from medanomaly.networks.strength import Strength
+from medanomaly.networks.strength import Strength, amount_of
 
 OWN_LAYERS = 4  # of each generator, counted from the end: convolution, batch norm, ReLU, convolution
 SETTLING_CODES = 1024  # for the batch norms of the average
@@ -168,12 +169,8 @@ class MadGAN(Detector):
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Median residual of training patches, and how much they usually show."""
-        taken: list[Tensor] = []
-        for batch in batches:
-            taken.append(batch)
-            if sum(map(len, taken)) >= MAX_SAMPLES:
-                break
-        self.strength.fit(torch.cat(taken))
+        taken = first_batches(batches, MAX_SAMPLES)
+        self.strength.fit(amount_of(torch.cat(taken)))
         residuals = torch.cat([self._least_residual(batch) for batch in taken])
         self.scale.copy_(residuals.median().clamp(min=1e-8))
 

@@ -17,7 +17,7 @@ from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.dcgan import dcgan_widths, init_dcgan, init_he
 from medanomaly.networks.search import in_blocks, search_codes
 from medanomaly.networks.stages import Stage
-from medanomaly.networks.strength import Strength
+from medanomaly.networks.strength import Strength, amount_of
 
 MAX_BATCHES = 4  # of training patches, that the bank and the scales are taken from
 
@@ -163,7 +163,7 @@ class RandGAN(Detector):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Fill the bank with training images, and fit the scales: median distances of images drawn at first guess."""
         patches = torch.cat(list(islice(batches, MAX_BATCHES)))
-        self.strength.fit(patches)
+        self.strength.fit(amount_of(patches))
         images = 2 * patches - 1
         self.seen.zero_()
         self._remember(images)

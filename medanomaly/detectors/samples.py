@@ -1,4 +1,4 @@
-"""Training patches as rows of numbers, for what is fitted on all of them at once."""
+"""Some of the training patches, for what is fitted on them at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medanomaly.errors import TrainingError
+
+
+def first_batches(batches: Iterable[Tensor], enough: int) -> list[Tensor]:
+    """Batches until they hold ``enough`` patches, or all; the last one whole. No more are read."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(map(len, taken)) >= enough:
+            break
+    return taken
 
 
 def first_samples(batches: Iterable[Tensor], most: int) -> NDArray[np.float64]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
+
+from medanomaly.networks.strength import Strength, amount_of
 
 
 def signed_residual(residual: Tensor, sign: str) -> Tensor:
@@ -49,3 +53,26 @@ def at_least_four(patches: Tensor) -> Tensor:
     For a few patches torch takes other kernels, which sum in another order: a score would depend on how many there are.
     """
     return torch.cat([patches] * 4) if patches.shape[0] < 4 else patches
+
+
+def fit_parts(
+    batches: Iterable[Tensor],
+    parts: Callable[[Tensor], Tensor],
+    medians: Tensor,
+    strength: Strength,
+    least: float = 1e-8,
+) -> None:
+    """Fit what a score of several parts needs to know of training patches, in one pass.
+
+    Args:
+        batches: training patches (B, C, H, W[, D]).
+        parts: what gives the parts of the score of a batch, (B, n).
+        medians: a buffer (n,), which gets the median of each part, but at least ``least``.
+        strength: gets how much patches usually show.
+    """
+    found, amounts = [], []
+    for batch in batches:
+        found.append(parts(batch))
+        amounts.append(amount_of(batch))
+    medians.copy_(torch.cat(found).median(dim=0).values.clamp(min=least))
+    strength.fit(torch.cat(amounts))

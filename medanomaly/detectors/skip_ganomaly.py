@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
-from medanomaly.detectors.scores import at_least_four
+from medanomaly.detectors.scores import at_least_four, fit_parts
 from medanomaly.errors import ConfigError
 from medanomaly.networks.dcgan import dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
-from medanomaly.networks.noise import noise_of_any_grain
+from medanomaly.networks.noise import noise_of_any_grain, same_draws
 from medanomaly.networks.skip_unet import SkipUNet
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.strength import Strength
@@ -126,19 +126,13 @@ class SkipGANomaly(Detector):
     @torch.no_grad()
     def validation_loss(self, batch: Tensor) -> Tensor:
         """The contextual loss, with noise as in training: the size of features changes from epoch to epoch."""
-        with torch.random.fork_rng():  # the same noise each time
-            torch.manual_seed(0)
+        with same_draws():
             return F.l1_loss(self.generator(self._noisy(batch)), batch)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Medians over training patches: of the parts of the score, and of how much a patch shows."""
-        parts, amounts = [], []
-        for batch in batches:
-            parts.append(self.parts(batch))
-            amounts.append(batch.abs().flatten(1).mean(dim=1, keepdim=True))
-        self.scales.copy_(torch.cat(parts).median(dim=0).values.clamp(min=1e-12))
-        self.strength.fit(torch.cat(amounts))
+        fit_parts(batches, self.parts, self.scales, self.strength, least=1e-12)
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """What the U-Net makes of patches as they are, without noise: (B, C, H, W[, D]), like ``patches``."""

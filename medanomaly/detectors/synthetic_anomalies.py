@@ -19,7 +19,7 @@ from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
 from medanomaly.networks.intensities import foreground, jittered
-from medanomaly.networks.noise import smooth_noise
+from medanomaly.networks.noise import same_draws, smooth_noise
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
 
@@ -91,8 +91,7 @@ class SyntheticAnomalies(Detector):
         return {"segmentation": loss.detach()}
 
     def validation_loss(self, batch: Tensor) -> Tensor:
-        with torch.random.fork_rng(), torch.no_grad():  # the same anomalies each time
-            torch.manual_seed(0)
+        with same_draws(), torch.no_grad():
             return self._loss(batch)
 
     def _loss(self, normal: Tensor) -> Tensor:

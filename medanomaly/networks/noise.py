@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import log2
 
 import torch
@@ -31,3 +33,14 @@ def noise_of_any_grain(patches: Tensor, most: float) -> Tensor:
     n_cells = 2 ** int(torch.randint(1, max(int(log2(min(patches.shape[2:]))), 1) + 1, ()))
     strength = most * torch.rand((len(patches),) + (1,) * (patches.ndim - 1), device=patches.device)
     return strength * smooth_noise(patches, n_cells)
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """What is drawn inside is the same each time, and what is drawn afterwards as if nothing had been.
+
+    For losses of held-out patches, which are to differ between epochs by the weights alone.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def amount_of(patches: Tensor) -> Tensor:
+    """Mean absolute intensity of each patch: (B, C, H, W[, D]) to (B,)."""
+    return patches.abs().flatten(1).mean(dim=1)
+
+
 class Strength(nn.Module):
     """Mean absolute intensity of a patch, but at least a tenth of what is usual, for empty patches' sake."""
 
@@ -13,9 +18,9 @@ class Strength(nn.Module):
         super().__init__()
         self.least = nn.Buffer(torch.tensor(1e-8))
 
-    def fit(self, patches: Tensor) -> None:
-        """Learn what is usual from training patches (N, C, H, W[, D]): their median."""
-        self.least.copy_(0.1 * patches.abs().flatten(1).mean(dim=1).median().clamp(min=1e-7))
+    def fit(self, amounts: Tensor) -> None:
+        """Learn what is usual from the amounts (N,) of training patches: their median."""
+        self.least.copy_(0.1 * amounts.median().clamp(min=1e-7))
 
     @torch.jit.export
     def divide(self, scores: Tensor, patches: Tensor) -> Tensor:
@@ -24,4 +29,4 @@ class Strength(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(B, C, H, W[, D]) to (B,)."""
-        return torch.maximum(patches.abs().flatten(1).mean(dim=1), self.least)
+        return torch.maximum(amount_of(patches), self.least)

@@ -175,9 +175,9 @@ def _close_to_others(file: Path, found: os.stat_result) -> None:
 
 def _files_of(path: Path) -> list[Path] | None:
     """The files that hold an image; None if they cannot be told from its path."""
-    if dicom_series.is_dicom(path):
-        return dicom_series.files_in(dicom_series.place_and_series(path)[0])
-    return [path] if path.name.endswith((".nii", ".nii.gz")) or films.is_picture(path) else None
+    if not path.is_dir() and (path.name.endswith((".nii", ".nii.gz")) or films.is_picture(path)):
+        return [path]  # by its name: it is asked for at every access to the cache
+    return dicom_series.files_in(dicom_series.place_and_series(path)[0]) if dicom_series.is_dicom(path) else None
 
 
 def _file_digest(file: Path) -> bytes:
