@@ -197,11 +197,11 @@ def test_baseline_svm_and_gan_end_to_end(made: Path, tmp_path: Path, monkeypatch
         fashion_mnist.TRAINED, "one-class-svm", ("one_class_svm", {"max_samples": 78, "batch_size": 39})
     )
     monkeypatch.setitem(fashion_mnist.TRAINED, "pca", ("pca", {"n_components": 5, "batch_size": 30}))
-    names = ["intensity", "one-class-svm", "ganomaly-a", "pca"]
-    folder = run_benchmark(EXPERIMENT, names, [0, 1], made, tmp_path)
+    run_benchmark(EXPERIMENT, ["intensity", "one-class-svm", "ganomaly-a", "pca"], [0], made, tmp_path)
+    folder = run_benchmark(EXPERIMENT, ["ganomaly-a"], [1], made, tmp_path)
     read = {path.stem: json.loads(path.read_text()) for path in (folder / "results").glob("*.json")}
     by_name = {(r["detector"], r["seed"]): r["metrics"]["dress"] for r in read.values()}
-    assert len(by_name) == 2 * len(names)
+    assert len(by_name) == 5
     assert by_name["intensity", 0]["auroc"] == 1.0  # the made anomalies are brighter
     assert by_name["one-class-svm", 0]["auroc"] > 0.9
     assert (
@@ -219,6 +219,7 @@ def test_baseline_svm_and_gan_end_to_end(made: Path, tmp_path: Path, monkeypatch
     assert (folder / "roc.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/fashion_mnist")
 def test_the_svm_of_the_paper(tmp_path: Path) -> None:
     """The paper's F1, within 2 points: of one split, which moves F1 by about half a point."""

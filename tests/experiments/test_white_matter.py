@@ -206,15 +206,14 @@ def test_a_cohort_of_the_papers_form(data_root, tmp_path):
         run_benchmark(white_matter.white_matter(datalist), ["intensity"], [0], data_root, tmp_path / "p")
 
 
-@pytest.mark.parametrize(
-    ("detector", "auroc", "ap"), [("intensity", 0.948, 0.248), ("intensity-smoothed", 0.964, 0.639)]
-)
-def test_brightness_on_the_real_patient(detector, auroc, ap, tmp_path):
+def test_brightness_on_the_real_patient(tmp_path):
     if not REAL.is_dir():
         pytest.skip(f"the real scans are not on this machine: {REAL} is absent")
-    folder = run_benchmark(EXPERIMENT, [detector], [0], REAL, tmp_path)
-    voxels = json.loads((folder / "results" / f"{detector}_flair_seed0.json").read_text())["metrics"]["voxels"]
-    assert (round(voxels["auroc"], 3), round(voxels["average_precision"], 3)) == (auroc, ap)
+    known = {"intensity": (0.948, 0.248), "intensity-smoothed": (0.964, 0.639)}
+    folder = run_benchmark(EXPERIMENT, list(known), [0], REAL, tmp_path)
+    for detector, figures in known.items():
+        voxels = json.loads((folder / "results" / f"{detector}_flair_seed0.json").read_text())["metrics"]["voxels"]
+        assert (round(voxels["auroc"], 3), round(voxels["average_precision"], 3)) == figures
 
 
 def test_a_fusion_is_trained_once_and_scored_every_way(data_root, tmp_path, monkeypatch):

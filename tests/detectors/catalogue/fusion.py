@@ -17,7 +17,7 @@ ENTRY = Entry(
             "prior_weight": 0.5,
         },
     ),
-    learners=(*learners(LEARNS, (1, 2, 200)), *learners(LEARNS, (3, 2, 200), (1, 3, 25), slow=True)),
+    learners=(*learners(LEARNS, (1, 2, 80)), *learners(LEARNS, (3, 2, 200), (1, 3, 25), slow=True)),
     own_settings={
         "members": [
             {"detector": "denoising_autoencoder", "features": 8, "channels": [0], "weight": 2.0},

@@ -16,7 +16,7 @@ ENTRY = Entry(
             {"variant": "K", "critic": "bce", "features": 16, "latent_dim": 16, "score": "residual"}, (3, 2, 250)
         ),
         *learners({"variant": "K", "features": 16, "latent_dim": 16}, (1, 2, 300)),
-        *learners({"variant": "K", "features": 8, "latent_dim": 16}, (1, 3, 120)),
+        *learners({"variant": "K", "features": 8, "latent_dim": 16}, (1, 3, 120), slow=True),
     ),
     own_settings={"variant": "K", "critic": "wgan-gp", "unit_code": True, "score": "residual"},
 )

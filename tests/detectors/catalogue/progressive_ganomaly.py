@@ -4,7 +4,7 @@ ENTRY = Entry(
     "progressive_ganomaly",
     variants=({"features": (4, 4, 4), "latent_dim": 8},),
     learners=(
-        *learners({"features": (16, 16, 16), "latent_dim": 16, "fade_images": 640}, (1, 2, 300)),
+        *learners({"features": (8, 8, 8), "latent_dim": 16, "fade_images": 640}, (1, 2, 200)),
         *learners({"features": (8, 8, 8), "latent_dim": 16, "fade_images": 320}, (1, 3, 80), slow=True),
     ),
     own_settings={
