@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medanomaly.errors import ConfigError
 
-KINDS = ("plain", "smoothed", "equalised")
+KINDS = ("plain", "smoothed", "equalised", "inverted")
 
 
 class IntensityBaseline(Inferer):
@@ -26,6 +26,7 @@ class IntensityBaseline(Inferer):
     - ``"smoothed"``: a Gaussian mean over the brain voxels around (background does not count).
     - ``"equalised"``: the rank of the intensity within the brain, 0 to 1: histogram equalisation of the brain voxels
       with ``n_bins`` bins, interpolated between their centres (Meissen et al. 2021, arXiv 2109.06023).
+    - ``"inverted"``: minus the intensity, for what is abnormal because it is dark.
 
     Args:
         kind: one of the above.
@@ -89,7 +90,7 @@ class IntensityBaseline(Inferer):
         elif self.kind == "equalised":
             score = equalize_hist(image, self.n_bins, mask=brain)  # type: ignore[no-untyped-call]
         else:
-            score = image
+            score = -image if self.kind == "inverted" else image
         return np.where(brain, score, np.nan)
 
 
@@ -103,6 +104,6 @@ def _spacing_of(inputs: Tensor) -> Sequence[float]:
 def intensity_baselines(
     channel: int = 0, spacing: Sequence[float] | None = (1.0, 1.0, 1.0)
 ) -> dict[str, IntensityBaseline]:
-    """The first rows of every table, by name; ``channel`` and ``spacing`` as in :class:`IntensityBaseline`."""
+    """The first rows of an evaluation, by name; ``channel`` and ``spacing`` as in :class:`IntensityBaseline`."""
     names = {"plain": "intensity", "smoothed": "intensity, smoothed", "equalised": "intensity, equalised"}
-    return {names[kind]: IntensityBaseline(kind, channel, spacing=spacing) for kind in KINDS}
+    return {names[kind]: IntensityBaseline(kind, channel, spacing=spacing) for kind in names}

@@ -169,6 +169,7 @@ def _style(detector: str, setting: str) -> dict[str, Any]:
     """One colour a detector, one kind of line a patch size."""
     colours = {"ganomaly-a": "C0", "ganomaly-k": "C1", "progressive-ganomaly": "C2"}
     colours |= {"intensity": "0.1", "intensity-smoothed": "0.55", "intensity-equalised": "0.75"}
+    colours |= {"intensity-inverted": "0.35"}
     colours |= {"autoencoder-spatial": "C4", "autoencoder-dense": "C5", "foreign-patch-interpolation": "C6"}
     colours |= {"denoising-autoencoder": "C8", "synthetic-anomalies": "C9", "fusion": "black"}
     return {

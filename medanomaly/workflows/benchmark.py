@@ -27,7 +27,12 @@ from medanomaly.report.tables import number, show, terminal
 from medanomaly.workflows.costs import seconds_in, timed
 from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
-BASELINES = {"intensity": "plain", "intensity-smoothed": "smoothed", "intensity-equalised": "equalised"}
+BASELINES = {
+    "intensity": "plain",
+    "intensity-smoothed": "smoothed",
+    "intensity-equalised": "equalised",
+    "intensity-inverted": "inverted",
+}
 
 Result = Mapping[str, Any]  # what a result file holds
 

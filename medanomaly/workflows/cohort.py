@@ -80,7 +80,7 @@ def benchmark(
     Args:
         datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
             and 1, under ``test``; or none, and a manifest.
-        detectors: baselines ("intensity", "intensity-smoothed", "intensity-equalised"), bundles, and folders of bundles
+        detectors: baselines ("intensity", "intensity-smoothed", ...), bundles, and folders of bundles
             of one's own; all that come with the package if not given.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.

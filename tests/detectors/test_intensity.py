@@ -56,6 +56,12 @@ def test_smoothed_equals_a_weighted_mean_over_the_brain(sigma, spacing):
     assert np.allclose(heatmap[0, 0].numpy(), expected, atol=2e-3, equal_nan=True)
 
 
+def test_inverted_ranks_voxels_the_other_way_round():
+    volume, brain = made_case()
+    plain, inverted = (IntensityBaseline(kind)(volume, mask=brain) for kind in ("plain", "inverted"))
+    assert torch.equal(inverted[brain], -plain[brain]) and inverted[~brain].isnan().all()
+
+
 def test_smoothing_takes_nothing_from_the_background():
     volume, brain = made_case()
     changed = torch.where(brain, volume, torch.tensor(-1e4))
@@ -88,7 +94,7 @@ def test_equalised_counts_the_voxels_up_to_a_bin_and_interpolates_between_the_ce
     assert heatmap.flatten().tolist() == pytest.approx([1 / 8, 2 / 8, 2 / 8, 3.5 / 8, 6 / 8, 1, 1, 1])
 
 
-@pytest.mark.parametrize("kind", ["plain", "smoothed", "equalised"])
+@pytest.mark.parametrize("kind", ["plain", "smoothed", "equalised", "inverted"])
 def test_volumes_of_a_batch_are_scored_apart_and_meta_tensors_alike(kind):
     cases = [made_case(seed=seed) for seed in (1, 2)]
     volumes, brains = (torch.cat(parts) for parts in zip(*cases, strict=True))

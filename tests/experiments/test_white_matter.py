@@ -66,10 +66,11 @@ def volumes(root, name):
 def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once(tmp_path):
     planned = white_matter.runs(white_matter.DETECTORS, [3, 4], reduced=False)
     ids = [run.id for run in planned]
-    assert ids[:3] == [f"{name}_flair_seed3" for name in ("intensity", "intensity-smoothed", "intensity-equalised")]
-    assert ids[3:7] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
+    plain = ("intensity", "intensity-smoothed", "intensity-equalised", "intensity-inverted")
+    assert ids[:4] == [f"{name}_flair_seed3" for name in plain]
+    assert ids[4:8] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
     voxel = [run for run in planned if run.detector in white_matter.VOXEL_DETECTORS]
-    assert len(ids) == len(set(ids)) == 3 + 4 + 3 * 8 + len(voxel)
+    assert len(ids) == len(set(ids)) == 4 + 4 + 3 * 8 + len(voxel)
     assert len(voxel) == 2 * (4 * 2 + 1 + 5), "signs of four, FPI has none, five ways of the fusion"
     assert len({run.model for run in voxel}) == 2 * 6, "each is trained once a seed"
     assert "object at 0x" not in json.dumps([run.record for run in planned]), "records are the same in every process"
