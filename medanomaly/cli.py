@@ -172,6 +172,21 @@ def evaluate(
 
 
 @app.command()
+def regions(
+    scores: Annotated[Path, typer.Argument(help="Folder that 'medanomaly score' wrote, or that of a case in it.")],
+    fpr: Annotated[float, typer.Option(help="Share of normal voxels above the threshold.")] = 0.005,
+    min_ml: Annotated[float, typer.Option(help="Smallest region, in ml.")] = 0.05,
+    case: Annotated[str | None, typer.Option(help="One case; all if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model, if it was moved since.")] = None,
+) -> None:
+    """List what lies together above a threshold from normals; another threshold needs no new scoring."""
+    from medanomaly.workflows import regions as run
+
+    run(scores, fpr, min_ml, case=case, model=model)
+    print(f"Written: regions.csv, regions.json and regions.nii.gz in {scores}, in the folder of each case.")
+
+
+@app.command()
 def benchmark(
     name: Annotated[str, typer.Argument(help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter.")],
     datalist: Annotated[

@@ -139,6 +139,27 @@ def read_provenance(scores: Path) -> dict[str, Any]:
     return found
 
 
+def scored_cases(path: str | Path, case: str | None = None) -> tuple[Path, list[str]]:
+    """The folder of scores, and the ids of the cases that are meant: one, or all that were scored.
+
+    Args:
+        path: folder that scoring wrote, or the folder of a case in it.
+        case: an id.
+
+    Raises:
+        InputError: if there are no scores, or no such case among them.
+    """
+    folder = Path(path).absolute()
+    if not (folder / "run.json").exists() and (folder.parent / "run.json").exists():
+        folder, case = folder.parent, folder.name if case is None else case
+    names = [entry["case"] for entry in read_provenance(folder)["cases"]]
+    if not names:
+        raise InputError(f"{folder / 'run.json'} names no case that was scored: score again.")
+    if case is not None and case not in names:
+        raise InputError(f"{folder} holds no scores of a case {case!r}: its cases are {', '.join(names)}.")
+    return folder, names if case is None else [case]
+
+
 def _hashes(bundle_root: str | Path, calibration_file: str | Path) -> dict[str, str]:
     files = (Path(bundle_root) / "models" / "model.pt", Path(calibration_file))
     for file in files:
