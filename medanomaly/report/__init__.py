@@ -2,6 +2,7 @@
 
 from medanomaly.report.figures import case_figure, reconstructions_figure, roc_figure, roc_panels, save_figure
 from medanomaly.report.region_files import read_regions, region_table, write_regions
+from medanomaly.report.slicer_scene import write_slicer_scene
 from medanomaly.report.summaries import summarise_case, write_evaluation, write_score_summary
 from medanomaly.report.tables import detector_table, score_table, show
 
@@ -20,4 +21,5 @@ __all__ = [
     "write_evaluation",
     "write_regions",
     "write_score_summary",
+    "write_slicer_scene",
 ]
