@@ -14,6 +14,7 @@ from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.preprocessing.region_mask import region_share_warning
 from medanomaly.report.figures import roc_figure
+from medanomaly.report.region_files import write_regions
 from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
 
 
@@ -57,8 +58,14 @@ def _region_asked_for(output_dir: Path) -> str | None:
 
 
 def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration) -> None:
-    """Write ``cases.csv`` beside the heatmaps (rows of other cases there stay) and print these cases as a table."""
-    summaries = [summarise_case(case, output_dir, calibration) for case in cases]
+    """Write ``cases.csv`` beside the heatmaps (rows of other cases there stay) and print these cases as a table.
+
+    The regions of each case are written, too, at the rate of false positives that is usual here.
+    """
+    summaries = [
+        {**summarise_case(case, output_dir, calibration), "regions": _count_regions(case, output_dir, calibration)}
+        for case in cases
+    ]
     file, rows = Path(output_dir) / "cases.csv", pd.DataFrame(summaries)
     if file.exists():
         earlier = pd.read_csv(file, dtype={"case": str})
@@ -66,6 +73,10 @@ def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Pa
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
     show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
+
+
+def _count_regions(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> int:
+    return len(write_regions(output_dir, case["case"], calibration).table)
 
 
 def write_evaluation(result: dict[str, Any], output_dir: str | Path) -> None:
