@@ -130,6 +130,9 @@ def score(
         bool, typer.Option("--amp", help="Score in bfloat16: faster where the processor has it, and nearly the same.")
     ] = False,
     device: Device = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write a report for each case, an HTML file to look at.")
+    ] = True,
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.workflows import score as run
@@ -147,6 +150,7 @@ def score(
         sign=sign,
         amp=amp,
         device=device,
+        report=report,
     )
     print(closing_words(table, output))
 
@@ -168,7 +172,7 @@ def evaluate(
     from medanomaly.workflows import evaluate as run
 
     run(datalist, scores, output=output, model=model, section=section, data_root=data_root, region=brain)
-    print(f"Results are in {output or scores / 'evaluation'}: metrics.json, detectors.csv, cases.csv, roc.png.")
+    print(f"Results are in {output or scores / 'evaluation'}: report.html, metrics.json, detectors.csv, cases.csv.")
 
 
 @app.command()

@@ -9,7 +9,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from medanomaly.data import heatmap_path, read_channels, read_provenance
@@ -18,6 +17,7 @@ from medanomaly.data.films import is_picture
 from medanomaly.evaluation import Calibration
 from medanomaly.report import case_pictures, pages
 from medanomaly.report.films import film_layers
+from medanomaly.report.region_files import read_regions
 from medanomaly.report.tables import scored_in_words
 from medanomaly.report.viewer_volumes import rarity_of, viewer_volumes
 
@@ -36,7 +36,7 @@ def write_case_report(
 
     Args:
         case: with ``case`` and ``image`` (paths).
-        output_dir: the folder that scoring wrote to: heatmaps, ``run.json`` and, if there are any, ``regions.csv``.
+        output_dir: the folder that scoring wrote to: heatmaps, ``run.json`` and, if there are any, regions.
         calibration: of the model.
         summary: of :func:`medanomaly.report.summaries.summarise_case`.
 
@@ -50,13 +50,14 @@ def write_case_report(
     heatmap, affine = np.asarray(file.dataobj, dtype=np.float32), file.affine
     rarity, scores = rarity_of(heatmap, calibration), heatmap[np.isfinite(heatmap)]
     names = [Path(safe_name(image)).name for image in images]
-    regions = _regions(Path(output_dir) / case["case"] / "regions.csv")
+    has_regions = (Path(output_dir) / case["case"] / "regions.json").exists()
+    regions = read_regions(output_dir, case["case"]) if has_regions else None
     run = read_provenance(Path(output_dir)) if (Path(output_dir) / "run.json").exists() else {}
     viewer: dict[str, Any] = {
         "colours": (255 * pages.heat_colours()(np.arange(256))[:, :3]).astype(int).tolist(),
         "from": case_pictures.SHOWN_FROM,
         "to": case_pictures.SHOWN_TO,
-        "threshold": float(-np.log10(case_pictures.THRESHOLD)),
+        "threshold": float(-np.log10(case_pictures.THRESHOLD if regions is None else regions["fpr"])),
         "names": names,
         "world": not is_picture(images[0]),  # whether where its voxels lie is known
     }
@@ -105,14 +106,6 @@ def write_case_report(
         versions=pages.versions(),
     )
     return path
-
-
-def _regions(file: Path) -> list[dict[str, Any]] | None:
-    """The rows of a table of regions, if there is one; what is empty in it is None."""
-    if not file.exists():
-        return None
-    table = pd.read_csv(file, dtype={"side": str, "sign": str}).astype(object)
-    return [dict(row) for row in table.where(table.notna(), None).to_dict("records")]
 
 
 def _expected(rarity: Any) -> list[tuple[float, float]]:

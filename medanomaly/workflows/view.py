@@ -38,13 +38,23 @@ def view(
         The report or the ``.mrml`` file, and whether a program was started on it.
 
     Raises:
-        InputError: if there is no such case, no report, its scan is not there, or ``slicer_path`` is no program.
+        InputError: if there is no such case, no report (of several cases, that of their evaluation), its scan is not
+            there, or ``slicer_path`` is no program.
     """
     folder, cases = scored_cases(scores, case)
     if not slicer:
-        report = (folder / cases[0] if len(cases) == 1 else folder) / "report.html"
+        several = len(cases) > 1
+        report = (folder / "evaluation" if several else folder / cases[0]) / "report.html"
+        if not report.exists() and several:
+            raise InputError(
+                f"{folder} holds several cases, and no report of all of them: evaluate them first (medanomaly evaluate), "
+                f"or choose one of {', '.join(cases)} with --case."
+            )
         if not report.exists():
-            raise InputError(f"there is no report {report}: look at the case in 3D Slicer with --slicer.")
+            raise InputError(
+                f"there is no report {report}: score the case again without --no-report, or look at it in 3D Slicer "
+                "with --slicer."
+            )
         return report, webbrowser.open(report.as_uri())
     if len(cases) > 1:
         raise InputError(f"{folder} holds several cases: choose one of {', '.join(cases)} with --case.")

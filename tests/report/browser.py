@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,29 @@ SOFTWARE_GL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--igno
 QUIET = ["--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-component-update"]
 
 
+_numbers = count(1)  # of the commands of all pages
+
+
 class Page:
     """A page that is open: ``complaints`` is what its console said, ``requests`` every address it asked for."""
 
     def __init__(self, send: int, receive: int, patience: float = 120) -> None:
         self._send, self._receive, self._patience = send, receive, patience
-        self._buffer, self._number, self._session = b"", 0, None
+        self._buffer = b""
+        self.session: str | None = None
         self.complaints: list[str] = []
         self.requests: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> Any:
         """A command of the protocol, and what it answers."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        number = next(_numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if self.session is not None:
+            message["sessionId"] = self.session
         os.write(self._send, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
@@ -89,35 +95,45 @@ class Page:
             self.requests.append(found["request"]["url"])
 
 
-@contextmanager
-def opened(file: Path, width: int = 1380, height: int = 1000) -> Iterator[Page]:
-    """``file`` in a browser without a network."""
-    assert CHROMIUM is not None
-    (theirs_in, send), (receive, theirs_out) = os.pipe(), os.pipe()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [CHROMIUM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", f"--user-data-dir={profile}"]
-        command += [*SOFTWARE_GL, *QUIET, f"--window-size={width},{height}", "--hide-scrollbars", "about:blank"]
+class Browser:
+    """A browser that pages are opened in, one after the other."""
+
+    def __enter__(self) -> Browser:
+        assert CHROMIUM is not None
+        (commands, self._send), (self._receive, answers) = os.pipe(), os.pipe()
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers)]  # clear of 3 and 4
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        command = [CHROMIUM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", *SOFTWARE_GL, *QUIET]
+        command += [f"--user-data-dir={self._profile.name}", "--hide-scrollbars", "about:blank"]
         # chromium reads its commands from file 3 and answers on file 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command]
-        process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        page = Page(send, receive)
-        try:
-            target = page.call("Target.createTarget", url="about:blank")["targetId"]
-            page._session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Log", "Network"):
-                page.call(f"{domain}.enable")
-            page.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-            )
-            page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
-            page.call("Page.navigate", url=file.resolve().as_uri())
-            while not page.run("document.readyState === 'complete' && location.protocol === 'file:'"):
-                time.sleep(0.05)
-            yield page
-        finally:
-            os.close(send)
-            process.terminate()
-            process.wait(10)
-            os.close(receive)
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}', "bash", *command]
+        self._process = subprocess.Popen(shell, pass_fds=theirs, stderr=subprocess.DEVNULL)
+        for end in (commands, answers, *theirs):
+            os.close(end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._send)
+        self._process.terminate()
+        self._process.wait(30)
+        os.close(self._receive)
+        self._profile.cleanup()
+
+    @contextmanager
+    def page(self, file: Path, width: int = 1380, height: int = 1000) -> Iterator[Page]:
+        """``file`` in a tab without a network."""
+        page = Page(self._send, self._receive)
+        target = page.call("Target.createTarget", url="about:blank")["targetId"]
+        page.session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        page.call("Emulation.setDeviceMetricsOverride", **size)
+        nothing = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        page.call("Network.emulateNetworkConditions", offline=True, **nothing)
+        page.call("Page.navigate", url=file.resolve().as_uri())
+        while not page.run("document.readyState === 'complete' && location.protocol === 'file:'"):
+            time.sleep(0.05)
+        yield page
+        page.session = None
+        page.call("Target.closeTarget", targetId=target)

@@ -71,7 +71,7 @@ def planted_scores(folder: Path, affine: np.ndarray, scan: Path | None = None, c
     save_on_grid(heatmap, heatmap_path(folder, case), scan, affine)
     save_on_grid(display * np.isfinite(heatmap), heatmap_path(folder, case, "display"), scan, affine)
     record_scores(folder, cases)
-    write_score_summary(cases, folder, calibration)
+    write_score_summary(cases, folder, calibration, report=False)
     return folder
 
 
