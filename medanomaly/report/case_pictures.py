@@ -63,6 +63,45 @@ def mosaic(scan: Floats, rarity: Floats, affine: Floats) -> Figure:
     return figure
 
 
+def still(scan: Floats, rarity: Floats, affine: Floats, lesion: NDArray[np.bool_] | None = None) -> Figure:
+    """A slice alone, and with the heatmap: the axial one with most lesion, or else with the highest scores.
+
+    An image of one slice is shown in its own plane, the front or the patient's right on the left.
+
+    Args:
+        scan, rarity: (H, W, D) on one grid; rarity is NaN where nothing was scored.
+        affine: of the grid, voxel to world (RAS, mm).
+        lesion: (H, W, D), outlined in green; None if it is not known.
+    """
+    grey, grid = canonical(scan, affine)
+    heat = np.nan_to_num(canonical(rarity, affine)[0], nan=-1)
+    drawn = None if lesion is None else canonical(lesion.astype(np.uint8), affine)[0] > 0
+    threshold = -np.log10(THRESHOLD)
+    weight = drawn if drawn is not None and drawn.any() else np.clip(heat - threshold, 0, None)
+    flat = grey.shape.index(1) if 1 in grey.shape else 2
+    across, down = (axis for axis in range(3) if axis != flat)
+    (place,) = spread_slices(weight.sum(axis=(across, down)), 1)
+    low, high = window(grey, heat >= 0)
+    spacing = np.linalg.norm(grid[:3, :3], axis=0)
+    style: dict[str, Any] = {"aspect": spacing[down] / spacing[across], "origin": "lower"}
+    height = 2.1 * grey.shape[down] * spacing[down] / (grey.shape[across] * spacing[across])
+    figure = Figure(figsize=(4.2, height), facecolor="black")
+    plain, hot = figure.subplots(1, 2)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.01)
+
+    def seen(volume: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.take(volume, place, axis=flat))[::-1].T
+
+    for axis in (plain, hot):
+        axis.imshow(seen(grey), cmap="gray", vmin=low, vmax=high, **style)
+        axis.set_axis_off()
+    shown = np.ma.masked_less(seen(heat), threshold)
+    hot.imshow(shown, cmap=heat_colours(), vmin=SHOWN_FROM, vmax=SHOWN_TO, alpha=0.85, **style)
+    if drawn is not None and drawn.take(place, axis=flat).any():
+        hot.contour(seen(drawn), levels=[0.5], colors="lime", linewidths=0.8)
+    return figure
+
+
 def score_histogram(scores: Floats, calibration: Calibration) -> Figure:
     """How often which score is found: in this case, and in held-out normal tissue; with the voxel threshold.
 
@@ -94,13 +133,13 @@ def case_scores(summary: Mapping[str, Any], calibration: Calibration) -> Figure:
         summary: of :func:`medanomaly.report.summaries.summarise_case`.
         calibration: of the model.
     """
-    figure = Figure(figsize=(6.2, 1.9), layout="constrained")
+    figure = Figure(figsize=(6.2, 2.1), layout="constrained")
     axis = figure.subplots()
     normals = np.sort(calibration.case_scores)
     axis.plot(normals, np.zeros(len(normals)), "o", color=NORMAL, alpha=0.5, label="normal cases", markersize=7)
     axis.plot(summary["case_score"], 0, "D", color=HOT, label="this case", markersize=9)
     axis.axvline(summary["case_threshold"], color=GREY, linestyle="--", linewidth=1, label="threshold")
-    axis.set(xlabel="score of a case: mean of its highest 1 % of voxels", yticks=[], ylim=(-1, 1))
+    axis.set(xlabel="score of a case: mean of its highest 1 % of voxels", yticks=[], ylim=(-1, 2.4))
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.margins(x=0.08)
     axis.legend(frameon=False, fontsize=9, loc="upper center", ncols=3)

@@ -9,7 +9,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from matplotlib.figure import Figure
 
 from medanomaly.data import heatmap_path, read_channels, read_provenance
 from medanomaly.data.dicom_series import safe_name
@@ -69,15 +68,15 @@ def write_case_report(
     notes = _warnings(summary, calibration, run)
     if 1 in heatmap.shape:
         viewer |= {"kind": "film", **film_layers(scans[0], rarity, affine)}
-        slices: Figure | None = None
+        slices = case_pictures.still(scans[0], rarity, affine)
     else:
-        found = viewer_volumes(scans, rarity, affine)
+        found = viewer_volumes(list(scans), rarity, affine)
         volumes = {f"scan-{number}": text for number, text in enumerate(found.scans)} | {"rarity": found.rarity}
         shown = [case_pictures.window(scan, np.isfinite(rarity)) for scan in scans[: len(found.scans)]]
         viewer |= {"kind": "volume", "windows": shown}
         slices = case_pictures.mosaic(scans[0], rarity, affine)
         if len(found.scans) < len(scans):
-            notes.append(f"The viewer shows {names[0]} alone: all {len(scans)} channels would make this page too large.")
+            notes.append(f"The viewer shows {names[0]} alone: {len(scans)} channels would make this page too large.")
         if found.factors != (1, 1, 1):
             joined = " x ".join(map(str, found.factors))
             notes.append(
@@ -98,7 +97,7 @@ def write_case_report(
         niivue=pages.niivue_source() if volumes else "",
         regions=regions,
         warnings=notes,
-        mosaic=None if slices is None else pages.as_data(slices),
+        slices=pages.as_data(slices, dpi=220 if 1 in heatmap.shape else 90),
         pictures=[(title, pages.as_data(figure)) for title, figure in pictures],
         made=_made(run, summary, heatmap.shape, affine),
         model=_model_card(run),
@@ -124,8 +123,8 @@ def _warnings(summary: Mapping[str, Any], calibration: Calibration, run: Mapping
         )
     elif calibration.case_rate() > 0.05:
         notes.append(
-            f"Only {calibration.n_cases} normal cases were held out: up to {100 * calibration.case_rate():.3g} % of new "
-            "normal cases may exceed the case threshold."
+            f"Few normal cases were held out ({calibration.n_cases}): up to {100 * calibration.case_rate():.3g} % of "
+            "new ones may exceed the case threshold."
         )
     told = scored_in_words(calibration.settings)
     if told:

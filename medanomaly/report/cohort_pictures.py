@@ -1,4 +1,4 @@
-"""The pictures of a cohort report: curves of all detectors, their case scores, and small pictures of cases."""
+"""The pictures of a cohort report: curves of all detectors, and their case scores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medanomaly.report.case_pictures import SHOWN_FROM, SHOWN_TO, window
-from medanomaly.report.figures import axial_picture, canonical, spread_slices
-from medanomaly.report.pages import heat_colours
 from medanomaly.report.tables import number
 
 Floats = NDArray[np.floating[Any]]
 
 OWN, BASELINES = ("#b3261e", "#1f5f8b", "#2e6b4f", "#7a4fa3", "#b06a00"), ("0.25", "0.45", "0.65")
 LINES = ("-", "--", ":")
-SHOWN_ABOVE = 0.005  # share of normal voxels above what is coloured
 
 
 def styles(names: Sequence[str], own: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -104,35 +100,4 @@ def score_distribution(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.spines[["top", "right", "left"]].set_visible(False)
     for axis in list(axes):
         axis.set_axis_off()
-    return figure
-
-
-def thumbnail(scan: Floats, rarity: Floats, affine: Floats, lesion: NDArray[np.bool_] | None) -> Figure:
-    """The axial slice with most lesion, or else with the highest scores: alone, and with heatmap and outline.
-
-    Args:
-        scan, rarity: (H, W, D) on one grid; rarity is below 0 or NaN where nothing was scored.
-        affine: of the grid.
-        lesion: (H, W, D), outlined in green; None if it is not known.
-    """
-    grey, grid = canonical(scan, affine)
-    heat = np.nan_to_num(canonical(rarity, affine)[0], nan=-1)
-    drawn = None if lesion is None else canonical(lesion.astype(np.uint8), affine)[0] > 0
-    threshold = -np.log10(SHOWN_ABOVE)
-    weight = drawn if drawn is not None and drawn.any() else np.clip(heat - threshold, 0, None)
-    (z,) = spread_slices(weight.sum(axis=(0, 1)), 1)
-    low, high = window(grey, heat >= 0)
-    spacing = np.linalg.norm(grid[:3, :3], axis=0)
-    style: dict[str, Any] = {"aspect": spacing[1] / spacing[0], "origin": "lower"}
-    height = 2.1 * grey.shape[1] * spacing[1] / (grey.shape[0] * spacing[0])
-    figure = Figure(figsize=(4.2, height), facecolor="black")
-    plain, hot = figure.subplots(1, 2)
-    figure.subplots_adjust(0, 0, 1, 1, wspace=0.01)
-    for axis in (plain, hot):
-        axis.imshow(axial_picture(grey, z), cmap="gray", vmin=low, vmax=high, **style)
-        axis.set_axis_off()
-    shown = np.ma.masked_less(axial_picture(heat, z), threshold)
-    hot.imshow(shown, cmap=heat_colours(), vmin=SHOWN_FROM, vmax=SHOWN_TO, alpha=0.85, **style)
-    if drawn is not None and drawn[:, :, z].any():
-        hot.contour(axial_picture(drawn, z), levels=[0.5], colors="lime", linewidths=0.8)
     return figure

@@ -14,7 +14,7 @@ from medanomaly.data import display_path, read_channels, read_volume
 from medanomaly.data.datalist import is_image_label
 from medanomaly.data.films import is_picture
 from medanomaly.evaluation.cohort_voxels import label_on_scan
-from medanomaly.report import cohort_pictures, pages
+from medanomaly.report import case_pictures, cohort_pictures, pages
 from medanomaly.report.case_report import report_path
 from medanomaly.report.tables import number
 from medanomaly.report.viewer_volumes import rarity_of_percent
@@ -129,7 +129,7 @@ def _shown(
         percent = display / 2.55 if is_picture(image) else display
         rarity = np.where(percent > 0, rarity_of_percent(percent.astype(np.float64)), np.nan).astype(np.float32)
         drawn = None if case.get("label") is None or is_image_label(case["label"]) else label_on_scan(case)
-        figure = cohort_pictures.thumbnail(scan.numpy()[0], rarity, scan.affine.numpy(), drawn)
+        figure = case_pictures.still(scan.numpy()[0], rarity, scan.affine.numpy(), drawn)
         picture = pages.as_data(figure, dpi=100)
     link = quote(Path(os.path.relpath(report.resolve(), page.parent.resolve())).as_posix()) if report.exists() else None
     return {"case": name, "words": ", ".join(words), "picture": picture, "link": link}

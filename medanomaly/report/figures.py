@@ -58,7 +58,9 @@ def case_figure(
             axis.imshow(axial_picture(image, z), cmap="gray", vmin=low, vmax=high, **style)
             axis.text(0.02, 0.5, "R", color="white", fontsize=7, transform=axis.transAxes, va="center")
             axis.set_axis_off()
-        row[-1].imshow(np.ma.masked_less(axial_picture(heat, z), 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75, **style)
+        row[-1].imshow(
+            np.ma.masked_less(axial_picture(heat, z), 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75, **style
+        )
         if lesion is not None and lesion[:, :, z].any():
             row[-1].contour(axial_picture(lesion, z), levels=[0.5], colors="lime", linewidths=0.8)
     for axis, name in zip(axes[0], titles, strict=True):

@@ -26,9 +26,9 @@ def film_layers(scan: Floats, rarity: Floats, affine: Floats) -> dict[str, Any]:
         affine: voxel to world (RAS, mm).
 
     Returns:
-        ``scan`` and ``rarity`` (addresses of pictures), ``step`` and ``start`` that make values of the scan's 0 to 255;
-        rarity is 0 where nothing was scored, and 1 to 255 stand for 0 to 5. ``affine`` (3, 4) makes world coordinates of
-        (column, row, 0, 1), ``sides`` names the left and the right edge, and ``pixel`` is its (width, height) in mm.
+        ``scan`` and ``rarity`` are addresses of pictures. ``step`` and ``start`` make values of the scan's 0 to 255;
+        rarity is 0 where nothing was scored, and 1 to 255 stand for 0 to 5. ``affine`` (3, 4) makes world coordinates
+        of (column, row, 0, 1), ``sides`` names the left and the right edge, ``pixel`` is (width, height) in mm.
     """
     grey, grid = canonical(scan, affine)
     heat = canonical(rarity, affine)[0]

@@ -92,9 +92,7 @@ def viewer_volumes(scans: Sequence[Floats], rarity: Floats, affine: Floats) -> V
             factors = _factors(factors, rarity.shape, affine, int(np.prod(rarity.shape) / np.prod(factors) / 2))
 
 
-def _factors(
-    factors: tuple[int, int, int], shape: tuple[int, ...], affine: Floats, most: int
-) -> tuple[int, int, int]:
+def _factors(factors: tuple[int, int, int], shape: tuple[int, ...], affine: Floats, most: int) -> tuple[int, int, int]:
     """How many voxels to join along each axis until there are at most ``most``: twice as many of the shortest."""
     grown, sides = list(factors), np.linalg.norm(affine[:3, :3], axis=0)
     while np.prod([-(-size // factor) for size, factor in zip(shape, grown, strict=True)]) > most:

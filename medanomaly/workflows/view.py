@@ -47,8 +47,8 @@ def view(
         report = (folder / "evaluation" if several else folder / cases[0]) / "report.html"
         if not report.exists() and several:
             raise InputError(
-                f"{folder} holds several cases, and no report of all of them: evaluate them first (medanomaly evaluate), "
-                f"or choose one of {', '.join(cases)} with --case."
+                f"{folder} holds several cases, and no report of them together: run medanomaly evaluate first, or "
+                f"choose one of {', '.join(cases)} with --case."
             )
         if not report.exists():
             raise InputError(
