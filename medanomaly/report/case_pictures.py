@@ -90,7 +90,7 @@ def still(scan: Floats, rarity: Floats, affine: Floats, lesion: NDArray[np.bool_
     figure.subplots_adjust(0, 0, 1, 1, wspace=0.01)
 
     def seen(volume: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.take(volume, place, axis=flat))[::-1].T
+        return np.asarray(np.take(volume, place, axis=flat)[::-1].T)
 
     for axis in (plain, hot):
         axis.imshow(seen(grey), cmap="gray", vmin=low, vmax=high, **style)

@@ -115,7 +115,7 @@ def test_a_film_has_a_viewer_of_its_own(browser: Browser, tmp_path: Path) -> Non
     film[10:18, 30:38] = 200
     Image.fromarray(film).save(tmp_path / "film.png")
     case = {"case": "film", "image": [str(tmp_path / "film.png")]}
-    heatmap = (rng.random((50, 60, 1)) + 2 * (film.T[..., None] == 200)).astype(np.float32)
+    heatmap = (rng.random((50, 60, 1)) + 2.5 * (film.T[..., None] == 200)).astype(np.float32)
     save_on_grid(heatmap, heatmap_path(tmp_path, "film"), tmp_path / "film.png", AS_SEEN)
     write_score_summary([case], tmp_path, normals())
     with browser.page(tmp_path / "film" / "report.html") as page:
