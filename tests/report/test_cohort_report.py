@@ -27,7 +27,7 @@ def test_precision_is_that_of_scikit_learn() -> None:
     scores = rng.normal(size=400) + labels
     fpr, tpr = roc_curve(scores, labels)
     found = dict(zip(zip(fpr, tpr, strict=True), precision_of_roc(fpr, tpr, labels.mean()), strict=True))
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    precision, _, thresholds = precision_recall_curve(labels, scores)
     compared = 0
     for expected, at in zip(precision, thresholds, strict=False):
         called = scores >= at
