@@ -5,6 +5,7 @@ Such a file names the patient, as every image of a study does: it is written onl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,23 +61,25 @@ def write_dicom_seg(folder: str | Path, case: str, image: str) -> Path:
         if not sources[0].get(key):
             raise InputError(f"{name} has no {key}, which a DICOM segmentation must share: export the series again.")
     try:
-        segmentation = highdicom.seg.Segmentation(
-            source_images=sources,
-            pixel_array=pixels,
-            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_segment(region) for region in content["regions"]],
-            series_instance_uid=highdicom.UID(),
-            series_number=min(1000 + (series.number or 0), HIGHEST_SERIES_NUMBER),
-            sop_instance_uid=highdicom.UID(),
-            instance_number=1,
-            manufacturer="medanomaly",
-            manufacturer_model_name="medanomaly",
-            software_versions=medanomaly.__version__,
-            device_serial_number="0",
-            content_label="ANOMALIES",
-            content_description=f"above {100 * (1 - content['fpr']):.6g} % of normal voxels",
-            series_description="medanomaly: unusual regions",
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would repeat the patient's name
+            segmentation = highdicom.seg.Segmentation(
+                source_images=sources,
+                pixel_array=pixels,
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[_segment(region) for region in content["regions"]],
+                series_instance_uid=highdicom.UID(),
+                series_number=min(1000 + (series.number or 0), HIGHEST_SERIES_NUMBER),
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="medanomaly",
+                manufacturer_model_name="medanomaly",
+                software_versions=medanomaly.__version__,
+                device_serial_number="0",
+                content_label="ANOMALIES",
+                content_description=f"above {100 * (1 - content['fpr']):.6g} % of normal voxels",
+                series_description="medanomaly: unusual regions",
+            )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{name} lacks what a DICOM segmentation must say of its source ({type(error).__name__}: {_safe(error)}): "

@@ -107,10 +107,14 @@ def test_a_segment_lies_where_its_region_lies(grid: str, kind: str, tmp_path: Pa
     assert len(read_regions(folder, "planted")["regions"]) == 2
 
 
-def test_other_files_name_nobody_and_other_series_are_refused(tmp_path: Path) -> None:
+def test_other_files_name_nobody_and_other_series_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     affine = centred(GRIDS["LPS"])
     image = np.random.default_rng(0).integers(0, 100, SHAPE)
-    study = write_slices(tmp_path / "study", slices_of(image, affine, **TAGS))
+    odd = TAGS | {"PatientName": "Mustermann"}  # of one part, which is warned of with the name in the words
+    study = write_slices(tmp_path / "study", slices_of(image, affine, **odd))
+    recwarn.clear()
     other = write_slices(tmp_path / "other", slices_of(image + 1, affine, **TAGS))
     folder = scored(tmp_path, study)
     with pytest.raises(InputError, match="is not the scan that the scores"):
@@ -121,6 +125,7 @@ def test_other_files_name_nobody_and_other_series_are_refused(tmp_path: Path) ->
     regions(folder, fpr=0.21, dicom_seg=study, series=7)
     named = [path.name for path in folder.rglob("*") if path.is_file() and b"Mustermann" in path.read_bytes()]
     assert named == ["planted_regions.dcm"]
+    assert "mustermann" not in "".join([*capfd.readouterr(), *(str(warning.message) for warning in recwarn)]).lower()
 
 
 def test_a_nifti_scan_has_no_series_to_refer_to_and_headers_must_be_whole(tmp_path: Path) -> None:
