@@ -182,12 +182,24 @@ def regions(
     min_ml: Annotated[float, typer.Option(help="Smallest region, in ml.")] = 0.05,
     case: Annotated[str | None, typer.Option(help="One case; all if not given.")] = None,
     model: Annotated[Path | None, typer.Option(help="The model, if it was moved since.")] = None,
+    dicom_seg: Annotated[
+        Path | None,
+        typer.Option(
+            help="The DICOM series that the case was scored from: write a DICOM segmentation that refers to it, and "
+            "names the patient as it does."
+        ),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="NUMBER|DESCRIPTION", help="Which series of --dicom-seg.")
+    ] = None,
 ) -> None:
     """List what lies together above a threshold from normals; another threshold needs no new scoring."""
     from medanomaly.workflows import regions as run
 
-    run(scores, fpr, min_ml, case=case, model=model)
+    run(scores, fpr, min_ml, case=case, model=model, dicom_seg=dicom_seg, series=series)
     print(f"Written: regions.csv, regions.json and regions.nii.gz in {scores}, in the folder of each case.")
+    if dicom_seg is not None:
+        print("CASE_regions.dcm beside them names the patient, as the series does that it refers to.")
 
 
 @app.command()

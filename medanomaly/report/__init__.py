@@ -1,5 +1,6 @@
 """What a person sees: pictures of heatmaps, ROC curves, tables."""
 
+from medanomaly.report.dicom_seg import write_dicom_seg
 from medanomaly.report.figures import case_figure, reconstructions_figure, roc_figure, roc_panels, save_figure
 from medanomaly.report.region_files import read_regions, region_table, write_regions
 from medanomaly.report.slicer_scene import write_slicer_scene
@@ -18,6 +19,7 @@ __all__ = [
     "score_table",
     "show",
     "summarise_case",
+    "write_dicom_seg",
     "write_evaluation",
     "write_regions",
     "write_score_summary",

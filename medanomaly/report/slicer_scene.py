@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -91,7 +91,8 @@ def _display(folder: str | Path, case: str, image: str) -> NDArray[np.float32]:
     """The display map (H, W, D), 0 to 100."""
     path = display_path(folder, case, image)
     if is_picture(path):
-        return np.asarray(read_volume(path), np.float32) / np.float32(2.55)
+        grey: NDArray[np.float32] = read_volume(path).as_tensor().numpy()
+        return grey / np.float32(2.55)
     return np.asarray(read_map(path).dataobj, np.float32)
 
 
@@ -192,11 +193,8 @@ def _node(tag: str, identity: str, hidden: bool = False, /, **attributes: str) -
 
 def _bundle(path: Path, scene: ElementTree.Element) -> None:
     """Everything of a scene in one file beside it, as Slicer bundles it: a folder, zipped."""
-    files: Mapping[str, Path] = {
-        **{path.name: path},
-        **{file: path.parent / file for node in scene if (file := node.get("fileName")) is not None},
-    }
+    names = [path.name, *(name for node in scene if (name := node.get("fileName")) is not None)]
     with written_whole(path.with_suffix(".mrb")) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, file in files.items():
-            packed = name.endswith(".nrrd")  # already
-            archive.write(file, f"{path.stem}/{name}", zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED)
+        for name in names:
+            method = zipfile.ZIP_STORED if name.endswith(".nrrd") else zipfile.ZIP_DEFLATED  # those are packed already
+            archive.write(path.parent / name, f"{path.stem}/{name}", method)

@@ -63,8 +63,8 @@ def view(
     program = find_slicer(slicer_path)
     scene = write_slicer_scene(folder, cases[0], scan_of_case(folder, cases[0], scan or (), series or ()))
     if program is not None:
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.Popen([program, str(scene)], start_new_session=True, **quiet)  # it stays when this program ends
+        quiet = subprocess.DEVNULL  # and a session of its own, so that it stays when this program ends
+        subprocess.Popen([program, str(scene)], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     return scene, program is not None
 
 

@@ -16,6 +16,7 @@ from tests.data.made_dicom import oblique_affine
 SHAPE = (30, 34, 20)
 MARKER = np.array([-13.0, 21.0, 4.0])  # r, a, s in mm: left, front, top
 RADIUS = 6.0
+SECOND = np.array([14.0, 5.0, -8.0])  # right, where a test asks for two
 # RAS, flipped, permuted, each oblique and anisotropic
 GRIDS = {
     "RAS": oblique_affine(),
@@ -38,11 +39,16 @@ def distances(affine: np.ndarray, to: np.ndarray = MARKER) -> np.ndarray:
     return np.linalg.norm(world - to, axis=-1)
 
 
-def planted_heatmap(affine: np.ndarray) -> np.ndarray:
-    """0 to 1 among what is normal; a ball of 2 to 3 around the marker, highest in its middle; NaN outside a box."""
+def planted_heatmap(affine: np.ndarray, second: bool = False) -> np.ndarray:
+    """0 to 1 among what is normal; a ball of 2 to 3 around the marker, highest in its middle; NaN outside a box.
+
+    With ``second``, another ball of 2.2 lies elsewhere.
+    """
     heatmap = np.random.default_rng(0).random(SHAPE, np.float32)
     ball = distances(affine)
     heatmap[ball <= RADIUS] = (3 - ball / RADIUS)[ball <= RADIUS]
+    if second:
+        heatmap[distances(affine, SECOND) <= RADIUS] = 2.2
     inside = np.zeros(SHAPE, bool)
     inside[2:-2, 2:-2, 2:-2] = True
     return np.where(inside, heatmap, np.nan).astype(np.float32)
@@ -53,9 +59,11 @@ def normals(**settings: object) -> Calibration:
     return Calibration.fit([np.linspace(0, 2.5, 100_001)], "1 held-out normal case", settings)
 
 
-def planted_scores(folder: Path, affine: np.ndarray, scan: Path | None = None, case: str = "planted") -> Path:
+def planted_scores(
+    folder: Path, affine: np.ndarray, scan: Path | None = None, case: str = "planted", second: bool = False
+) -> Path:
     """A folder of scores of one case, whose scan (on ``affine``, written here unless given) shows the marker, too."""
-    heatmap = planted_heatmap(affine)
+    heatmap = planted_heatmap(affine, second)
     if scan is None:
         scan = folder.parent / f"{folder.name}_scan.nii.gz"
         image = np.where(np.isfinite(heatmap), 100 + 50 * (distances(affine) <= RADIUS), 0)
