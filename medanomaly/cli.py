@@ -130,6 +130,9 @@ def score(
         bool, typer.Option("--amp", help="Score in bfloat16: faster where the processor has it, and nearly the same.")
     ] = False,
     device: Device = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write a report for each case, an HTML file to look at.")
+    ] = True,
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.workflows import score as run
@@ -147,6 +150,7 @@ def score(
         sign=sign,
         amp=amp,
         device=device,
+        report=report,
     )
     print(closing_words(table, output))
 
@@ -168,7 +172,60 @@ def evaluate(
     from medanomaly.workflows import evaluate as run
 
     run(datalist, scores, output=output, model=model, section=section, data_root=data_root, region=brain)
-    print(f"Results are in {output or scores / 'evaluation'}: metrics.json, detectors.csv, cases.csv, roc.png.")
+    print(f"Results are in {output or scores / 'evaluation'}: report.html, metrics.json, detectors.csv, cases.csv.")
+
+
+@app.command()
+def regions(
+    scores: Annotated[Path, typer.Argument(help="Folder that 'medanomaly score' wrote, or that of a case in it.")],
+    fpr: Annotated[float, typer.Option(help="Share of normal voxels above the threshold.")] = 0.005,
+    min_ml: Annotated[float, typer.Option(help="Smallest region, in ml.")] = 0.05,
+    case: Annotated[str | None, typer.Option(help="One case; all if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model, if it was moved since.")] = None,
+    dicom_seg: Annotated[
+        Path | None,
+        typer.Option(
+            help="The DICOM series that the case was scored from: write a DICOM segmentation that refers to it, and "
+            "names the patient as it does."
+        ),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="NUMBER|DESCRIPTION", help="Which series of --dicom-seg.")
+    ] = None,
+) -> None:
+    """List what lies together above a threshold from normals; another threshold needs no new scoring."""
+    from medanomaly.workflows import regions as run
+
+    run(scores, fpr, min_ml, case=case, model=model, dicom_seg=dicom_seg, series=series)
+    print(f"Written: regions.csv, regions.json and regions.nii.gz in {scores}, in the folder of each case.")
+    if dicom_seg is not None:
+        print("CASE_regions.dcm beside them names the patient, as the series does that it refers to.")
+
+
+@app.command()
+def view(
+    scores: Annotated[Path, typer.Argument(help="Folder that 'medanomaly score' wrote, or that of a case in it.")],
+    case: Annotated[str | None, typer.Option(help="Which case, if there are several.")] = None,
+    slicer: Annotated[
+        bool, typer.Option("--slicer", help="Write a scene of 3D Slicer, and open it if that is installed.")
+    ] = False,
+    slicer_path: Annotated[
+        Path | None, typer.Option(help="The program, if it is neither on PATH nor in $SLICER_HOME.")
+    ] = None,
+    scan: Annotated[
+        list[Path] | None,
+        typer.Option(help="The scan, if it was moved since, or is DICOM; repeatable, in the order of the channels."),
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of --scan.")
+    ] = None,
+) -> None:
+    """Look at a scored case: its report, or with --slicer a scene of 3D Slicer."""
+    from medanomaly.workflows import view as run
+    from medanomaly.workflows.view import closing_words
+
+    where, opened = run(scores, case=case, slicer=slicer, slicer_path=slicer_path, scan=scan, series=series)
+    print(closing_words(where, opened))
 
 
 @app.command()

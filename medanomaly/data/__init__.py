@@ -4,7 +4,14 @@ from medanomaly.data.datalist import cases_from_files, check_case_id, read_datal
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.manifests import datalist_from_manifest, manifest_names, read_manifest
 from medanomaly.data.prefetch import PrefetchDataLoader
-from medanomaly.data.provenance import begin_scores, check_scores, read_provenance, record_scores
+from medanomaly.data.provenance import (
+    begin_scores,
+    check_scores,
+    read_provenance,
+    record_scores,
+    scan_of_case,
+    scored_cases,
+)
 from medanomaly.data.reading import LoadCased, read_channels, read_volume
 from medanomaly.data.training_cases import begin_training
 from medanomaly.data.writing import (
@@ -39,5 +46,7 @@ __all__ = [
     "require_cases",
     "require_folder",
     "save_on_grid",
+    "scan_of_case",
+    "scored_cases",
     "written_whole",
 ]

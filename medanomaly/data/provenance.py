@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
+from medanomaly.data.datalist import cases_from_files
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.digests import case_digests, file_digest
 from medanomaly.data.training_cases import check_unseen
@@ -137,6 +138,59 @@ def read_provenance(scores: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} is damaged ({error}): score again into a new folder.") from error
     return found
+
+
+def scored_cases(path: str | Path, case: str | None = None) -> tuple[Path, list[str]]:
+    """The folder of scores, and the ids of the cases that are meant: one, or all that were scored.
+
+    Args:
+        path: folder that scoring wrote, or the folder of a case in it.
+        case: an id.
+
+    Raises:
+        InputError: if there are no scores, or no such case among them.
+    """
+    folder = Path(path).absolute()
+    if not (folder / "run.json").exists() and (folder.parent / "run.json").exists():
+        folder, case = folder.parent, folder.name if case is None else case
+    names = [entry["case"] for entry in read_provenance(folder)["cases"]]
+    if not names:
+        raise InputError(f"{folder / 'run.json'} names no case that was scored: score again.")
+    if case is not None and case not in names:
+        raise InputError(f"{folder} holds no scores of a case {case!r}: its cases are {', '.join(names)}.")
+    return folder, names if case is None else [case]
+
+
+def scan_of_case(
+    folder: str | Path, case: str, scan: Sequence[str | Path] = (), series: Sequence[str | int] = ()
+) -> list[str]:
+    """The files of the channels of a scored case: where ``run.json`` says, or where they lie now.
+
+    Args:
+        folder: of the scores.
+        case: its id.
+        scan, series: the files, if they were moved, or were DICOM, whose path is never written down; which series.
+
+    Raises:
+        InputError: if the files are not there, or are not those that were scored.
+    """
+    entry = next(entry for entry in read_provenance(Path(folder))["cases"] if entry["case"] == case)
+    if scan:
+        images = cases_from_files(scan, len(entry["image"]), series=list(series) or None)[0]["image"]
+    else:
+        images = entry["image"]
+        absent = [image for image in images if not Path(image).exists()]
+        if absent:
+            raise InputError(
+                f"the scan {absent[0]} of the case {case} is not known where it was (of DICOM, no path is kept): name "
+                "it with --scan, once for each channel, and --series if it is DICOM."
+            )
+    if case_digests([{"case": case, "image": images}])[case]["image"] != entry.get("sha256"):
+        raise InputError(
+            f"{', '.join(map(safe_name, images))} is not the scan that the scores of the case {case} were made of: "
+            "give that with --scan, or score again."
+        )
+    return list(map(str, images))
 
 
 def _hashes(bundle_root: str | Path, calibration_file: str | Path) -> dict[str, str]:

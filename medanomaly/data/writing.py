@@ -89,15 +89,17 @@ def save_as_picture(volume: NDArray[Any], path: Path) -> None:
         Image.fromarray(grey).save(temporary, format="PNG")
 
 
-def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDArray[Any]) -> None:
-    """Write ``volume`` (H, W, D) as float32 NIfTI with the header of ``scan``, or with ``affine`` if that is no NIfTI.
+def save_on_grid(
+    volume: NDArray[Any], path: Path, scan: str | Path, affine: NDArray[Any], dtype: type = np.float32
+) -> None:
+    """Write ``volume`` (H, W, D) as NIfTI of ``dtype`` on the grid of ``scan``, or on ``affine`` if that is no NIfTI.
 
     The file appears under its name only when it is complete.
 
     Raises:
         InputError: if the volume does not have the shape of the scan.
     """
-    image = nib.Nifti1Image(np.asarray(volume, np.float32), affine)
+    image = nib.Nifti1Image(np.asarray(volume, dtype), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, "scanner")
     image.set_qform(affine, "scanner")  # without shear, of which rounding in DICOM headers leaves a trace
@@ -107,7 +109,7 @@ def save_on_grid(volume: NDArray[Any], path: Path, scan: str | Path, affine: NDA
         if shape != volume.shape:
             raise InputError(f"a map of shape {volume.shape} cannot be written on the grid of {scan}, {shape}.")
         grid = with_third_axis(reference.affine)
-        image = nib.Nifti1Image(np.asarray(volume, np.float32), grid)
+        image = nib.Nifti1Image(np.asarray(volume, dtype), grid)
         image.header["xyzt_units"] = reference.header["xyzt_units"]
         whole = np.array_equal(grid, reference.affine)
         for get, put in (("get_sform", "set_sform"), ("get_qform", "set_qform")):

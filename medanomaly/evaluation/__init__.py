@@ -5,7 +5,14 @@ from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_ranking, case_score
 from medanomaly.evaluation.cohort import evaluate_cohort
 from medanomaly.evaluation.heatmaps import HeatmapFolder, HeatmapOnTheSpot, heatmap_sources
-from medanomaly.evaluation.normals import calibrate, calibrate_model, calibration_file, load_calibrations
+from medanomaly.evaluation.normals import (
+    calibrate,
+    calibrate_model,
+    calibration_file,
+    calibration_of_scores,
+    load_calibrations,
+)
+from medanomaly.evaluation.regions import Regions, find_regions
 from medanomaly.evaluation.voxel_metrics import InRegionVoxelMetric, dice_at, in_region, roc_curve, voxel_metrics
 
 __all__ = [
@@ -13,16 +20,19 @@ __all__ = [
     "HeatmapFolder",
     "HeatmapOnTheSpot",
     "InRegionVoxelMetric",
+    "Regions",
     "bootstrap_of_cases",
     "bootstrap_over_cases",
     "calibrate",
     "calibrate_model",
     "calibration_file",
+    "calibration_of_scores",
     "case_metrics",
     "case_ranking",
     "case_score",
     "dice_at",
     "evaluate_cohort",
+    "find_regions",
     "heatmap_sources",
     "in_region",
     "load_calibrations",

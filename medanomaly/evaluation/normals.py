@@ -13,6 +13,8 @@ from monai.transforms import Compose
 from torch import Tensor
 from tqdm import tqdm
 
+from medanomaly.data.digests import file_digest
+from medanomaly.data.provenance import read_provenance
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.preprocessing import LABEL_ON_SCAN, heatmap_to_scan
@@ -126,6 +128,32 @@ def calibration_file(folder: str | Path, sign: str = "both", baseline: str | Non
     if baseline is not None:
         return Path(folder) / f"calibration_{baseline.replace(', ', '_')}.json"
     return Path(folder) / ("calibration.json" if sign == "both" else f"calibration_{sign}.json")
+
+
+def calibration_of_scores(scores: str | Path, model: str | Path | None = None) -> Calibration:
+    """The calibration that the display maps in a folder of scores were made with.
+
+    Args:
+        scores: folder that scoring wrote; its ``run.json`` names the model and the sign.
+        model: where the model lies now, if it was moved.
+
+    Raises:
+        InputError: if there are no scores, or the calibration is not there or is another one now.
+    """
+    found = read_provenance(Path(scores))
+    root = Path(model or found["model"])
+    file = calibration_file(root / "models", found["sign"])
+    if not file.exists():
+        raise InputError(
+            f"there is no {file}, which says what the scores in {scores} mean: give the model that made them, now in "
+            "another place, with --model."
+        )
+    if found.get("calibration_sha256") not in (None, file_digest(file)):
+        raise InputError(
+            f"the scores in {scores} were made with another calibration than {file} is now: score again into a new "
+            "folder, or name the model that made them with --model."
+        )
+    return Calibration.load(file)
 
 
 def load_calibrations(file: str | Path, name: str, baselines: Mapping[str, Any]) -> dict[str, Calibration]:

@@ -41,13 +41,13 @@ def case_figure(
         title: above the picture.
         n_slices: rows; the slices with most lesion, or else with the highest scores.
     """
-    channels = [_canonical(image)[0] for image in images]
-    heat, affine = _canonical(display)
+    channels = [read_canonical(image)[0] for image in images]
+    heat, affine = read_canonical(display)
     heat = heat / 2.55 if is_picture(display) else heat
-    lesion = None if label is None else _canonical(label)[0] > 0
+    lesion = None if label is None else read_canonical(label)[0] > 0
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     weight = lesion if lesion is not None and lesion.any() else np.maximum(heat - 99, 0)
-    slices = _spread_slices(weight.sum(axis=(0, 1)), n_slices)
+    slices = spread_slices(weight.sum(axis=(0, 1)), n_slices)
     titles = [*names, *(f"channel {n}" for n in range(len(names), len(channels))), "heatmap (top 10 % of normal)"]
     figure = Figure(figsize=(3.1 * len(titles), 3.3 * len(slices)), facecolor="black", layout="constrained")
     axes = figure.subplots(len(slices), len(titles), squeeze=False)
@@ -55,12 +55,14 @@ def case_figure(
     for row, z in zip(axes, slices, strict=True):
         for axis, image in zip(row, [*channels, channels[0]], strict=True):
             low, high = np.percentile(image[heat > 0], [1, 99.5])
-            axis.imshow(_slice(image, z), cmap="gray", vmin=low, vmax=high, **style)
+            axis.imshow(axial_picture(image, z), cmap="gray", vmin=low, vmax=high, **style)
             axis.text(0.02, 0.5, "R", color="white", fontsize=7, transform=axis.transAxes, va="center")
             axis.set_axis_off()
-        row[-1].imshow(np.ma.masked_less(_slice(heat, z), 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75, **style)
+        row[-1].imshow(
+            np.ma.masked_less(axial_picture(heat, z), 90), cmap="inferno", vmin=90, vmax=100, alpha=0.75, **style
+        )
         if lesion is not None and lesion[:, :, z].any():
-            row[-1].contour(_slice(lesion, z), levels=[0.5], colors="lime", linewidths=0.8)
+            row[-1].contour(axial_picture(lesion, z), levels=[0.5], colors="lime", linewidths=0.8)
     for axis, name in zip(axes[0], titles, strict=True):
         axis.set_title(name, color="white", fontsize=9)
     if title:
@@ -144,20 +146,25 @@ def reconstructions_figure(
     save_figure(figure, path)
 
 
-def _canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
+def read_canonical(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
     """Voxels (H, W, D) in the RAS order that is nearest, and the affine."""
     volume = read_volume(path)
-    image: Any = nib.as_closest_canonical(nib.Nifti1Image(volume.as_tensor().numpy(), volume.affine.numpy()))
+    return canonical(volume.as_tensor().numpy(), volume.affine.numpy())
+
+
+def canonical(volume: NDArray[Any], affine: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.floating[Any]]]:
+    """A volume (H, W, D) in the RAS order that is nearest, and its affine."""
+    image: Any = nib.as_closest_canonical(nib.Nifti1Image(volume, affine))
     assert aff2axcodes(image.affine) == ("R", "A", "S")
     return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
 
 
-def _slice(volume: NDArray[Any], z: int) -> NDArray[Any]:
+def axial_picture(volume: NDArray[Any], z: int) -> NDArray[Any]:
     """An axial slice as a picture: anterior up, the patient's right on the left."""
     return np.asarray(volume[::-1, :, z].T)
 
 
-def _spread_slices(weight: NDArray[Any], n: int) -> list[int]:
+def spread_slices(weight: NDArray[Any], n: int) -> list[int]:
     """Up to n slices with much weight that are not neighbours."""
     gap = max(len(weight) // 16, 1)
     chosen: list[int] = []

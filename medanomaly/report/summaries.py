@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
 from medanomaly.preprocessing.region_mask import region_share_warning
+from medanomaly.report.case_report import write_case_report
+from medanomaly.report.cohort_report import write_cohort_report
 from medanomaly.report.figures import roc_figure
+from medanomaly.report.region_files import write_regions
 from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
 
 
@@ -56,19 +60,47 @@ def _region_asked_for(output_dir: Path) -> str | None:
     return read_provenance(output_dir).get("region") if (output_dir / "run.json").exists() else None
 
 
-def write_score_summary(cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration) -> None:
-    """Write ``cases.csv`` beside the heatmaps (rows of other cases there stay) and print these cases as a table."""
-    summaries = [summarise_case(case, output_dir, calibration) for case in cases]
+def write_score_summary(
+    cases: Sequence[Mapping[str, Any]], output_dir: str | Path, calibration: Calibration, report: bool = True
+) -> None:
+    """Write ``cases.csv`` beside the heatmaps (rows of other cases there stay) and print these cases as a table.
+
+    The regions of each case are written, too, at the rate of false positives that is usual here, and with ``report``
+    its HTML report.
+    """
+    summaries = [
+        {**summarise_case(case, output_dir, calibration), "regions": _count_regions(case, output_dir, calibration)}
+        for case in cases
+    ]
     file, rows = Path(output_dir) / "cases.csv", pd.DataFrame(summaries)
     if file.exists():
         earlier = pd.read_csv(file, dtype={"case": str})
         rows = pd.concat([earlier[~earlier["case"].isin(rows["case"])], rows])
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
+    if report:
+        for case, summary in zip(tqdm(cases, desc="writing reports", leave=False), summaries, strict=True):
+            write_case_report(case, output_dir, calibration, summary)
     show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
 
 
-def write_evaluation(result: dict[str, Any], output_dir: str | Path) -> None:
-    """Write ``roc.png`` beside the metrics and print the table of detectors."""
+def _count_regions(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> int:
+    return len(write_regions(output_dir, case["case"], calibration).table)
+
+
+def write_evaluation(
+    result: dict[str, Any],
+    output_dir: str | Path,
+    cases: Sequence[Mapping[str, Any]] = (),
+    scores: Mapping[str, str | Path] | None = None,
+) -> None:
+    """Write ``roc.png`` and ``report.html`` beside the metrics and print the table of detectors.
+
+    Args:
+        result: what ``evaluate_cohort`` returns.
+        output_dir: the folder of the evaluation.
+        cases, scores: for pictures of single cases, see :func:`medanomaly.report.cohort_report.write_cohort_report`.
+    """
     roc_figure(result, Path(output_dir) / "roc.png")
+    write_cohort_report(result, output_dir, cases, scores)
     show(detector_table(result))

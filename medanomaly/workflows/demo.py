@@ -124,6 +124,12 @@ Results in {output}:
   evaluation/            metrics.json, detectors.csv, cases.csv, roc.png
   models/*/              a MONAI bundle each, ready for `python -m monai.bundle run`
 
+Open in a browser:
+  {output}/evaluation/report.html
+                         how good the detectors are, and links to the cases
+  {output}/scores/fusion/CASE/report.html
+                         a case in a viewer, with its regions
+
 Next, with your own scans (a datalist names them; see README, "Your data"):
   {program} train    --datalist cohort.json --output runs/mine
   {program} score    scan.nii.gz --brain mask.nii.gz --model runs/mine --output out

@@ -83,7 +83,8 @@ def compare(
             cases = parser.get_parsed_content("cases")
     if len(set(names)) < len(names):
         raise InputError(f"the detectors to compare are {', '.join(names)}: give each of them once.")
-    write_evaluation(evaluate_cohort(cases, sources, output, calibrations=calibrations), output)
+    result = evaluate_cohort(cases, sources, output, calibrations=calibrations)
+    write_evaluation(result, output, cases, dict(zip(names, scores, strict=True)))
     return dict(json.loads((Path(output) / "metrics.json").read_text()))
 
 

@@ -30,6 +30,7 @@ def score(
     sign: str | None = None,
     amp: bool = False,
     device: str | None = None,
+    report: bool = True,
 ) -> pd.DataFrame:
     """Write a heatmap for each scan, on the grid of that scan.
 
@@ -46,6 +47,7 @@ def score(
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         amp: score in bfloat16.
         device: cpu, cuda or cuda:1; the GPU if there is one, when not given.
+        report: write ``report.html`` for each case.
 
     Returns:
         A row for each case that was scored: score, thresholds, share of the region above them, and the paths of its
@@ -65,6 +67,8 @@ def score(
     settings: dict[str, Any] = {"output_dir": output, **device_setting(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
+    if not report:
+        settings["report"] = False
     mask = None if region is None or region in FINDERS or "{mask}" in str(region) else region
     if region is not None:
         settings["region"] = region if mask is None else "given"
@@ -97,7 +101,11 @@ def closing_words(table: pd.DataFrame, output: str | Path) -> str:
     scale = "0 to 100: percent of normal voxels that score lower"
     if any(kind.endswith(".png") for kind in kinds):
         scale += "; black to white in a PNG"
-    return f"Heatmaps are in {output}/CASE/: load {maps} over the scan ({scale})."
+    words = f"Heatmaps are in {output}/CASE/: load {maps} over the scan ({scale})."
+    reports = [path for path in (Path(output) / case / "report.html" for case in table["case"]) if path.exists()]
+    if len(reports) == 1:
+        return f"{words}\nReport: {reports[0]}; open it in a browser, or run medanomaly view {output}."
+    return f"{words}\nReports: {output}/CASE/report.html, a file a case." if reports else words
 
 
 def sign_setting(model: Path, sign: str | None) -> dict[str, str]:

@@ -171,7 +171,13 @@ def test_evaluation_writes_every_table(
     names = [row["name"] for row in result["detectors"]]
     assert names == ["intensity", "intensity, smoothed", "intensity, equalised", metadata["name"]]
     assert result["detectors"][0]["voxels"]["auroc"] > 0.99, "the lesion is far brighter than all else"
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "detectors.csv", "cases.csv", "roc.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics.json",
+        "detectors.csv",
+        "cases.csv",
+        "roc.png",
+        "report.html",
+    }
 
 
 @of_every_kind

@@ -40,6 +40,7 @@ def test_scores_are_those_of_the_bundle_command(
             np.asarray(nib.load(folder / case / f"{case}_heatmap.nii.gz").dataobj) for folder in (scores, tmp_path)
         )
         np.testing.assert_array_equal(by_cli, by_bundle)
+        assert (scores / case / "regions.csv").read_text() == (tmp_path / case / "regions.csv").read_text()
 
 
 def test_a_single_scan_scores_as_it_does_in_its_cohort(

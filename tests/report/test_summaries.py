@@ -46,7 +46,7 @@ def test_a_summary_tells_the_share_of_the_brain_and_what_is_odd_about_it(cases, 
 
 def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibration, capsys):
     pd.DataFrame([{"case": "earlier", "case_score": 1.0}]).to_csv(tmp_path / "cases.csv", index=False)
-    write_score_summary(cases, tmp_path, calibration)
+    write_score_summary(cases, tmp_path, calibration, report=False)
     table = pd.read_csv(tmp_path / "cases.csv", keep_default_na=False).set_index("case")
     assert table.loc[["earlier", "fine"], "warning"].tolist() == ["", ""]
     assert table.loc["everything", "warning"].startswith("the brain mask covers 99.0 %")
