@@ -65,7 +65,7 @@ def train(
     ] = None,
     brain: Annotated[
         str | None,
-        typer.Option("--brain", "--region", help="given, nonzero, all, or a command with {image} and {mask}."),
+        typer.Option("--brain", "--region", help="auto (if not given), given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with {image}, {mask}."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise; 0 if not given.")] = None,
@@ -113,7 +113,8 @@ def score(
         typer.Option(
             "--brain",
             "--region",
-            help="A mask file, given (each case names its own), nonzero, all, or a command with {image} and {mask}.",
+            help="A mask file, auto (mostly the default: the case's own mask, or deepbet), given, nonzero, all, deepbet, hd-bet, "
+            "synthstrip, or a command with {image}, {mask}.",
         ),
     ] = None,
     series: Annotated[
@@ -250,7 +251,7 @@ def benchmark(
         typer.Option(help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct."),
     ] = None,
     brain: Annotated[
-        str | None, typer.Option(help="Of cohort: given, nonzero, all, or a command with {image} and {mask}.")
+        str | None, typer.Option(help="Of cohort: auto, given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with {image}, {mask}.")
     ] = None,
     reduced: Annotated[
         bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")

@@ -28,6 +28,7 @@ from medanomaly.data import dicom_headers, dicom_series, dicom_volume, films, re
 from medanomaly.data.writing import written_whole
 from medanomaly.preprocessing.arrays import is_ours, space_of
 from medanomaly.preprocessing.case_file import KEPT_IN, read_case, write_case
+from medanomaly.preprocessing.region_origin import warn_of_mask
 
 SUFFIX = ".case"
 MOST_BYTES = 1e11  # that the folder may hold if nothing else is said
@@ -102,6 +103,8 @@ class CachedCompose(Compose):
                     tensor.applied_operations = [{**s, TraceKeys.ID: TraceKeys.NONE} for s in tensor.applied_operations]
             if self._key(data) == key:  # no file was changed while it was read
                 self._keep(made, entry)
+        else:
+            warn_of_mask(made["region"], str(made["image"].meta.get("filename_or_obj", "the image")))
         return {**data, **made}
 
     def _key(self, case: Any) -> str | None:

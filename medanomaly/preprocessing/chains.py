@@ -12,6 +12,7 @@ from monai.transforms import Compose, MapTransform, Orientationd, Spacingd
 
 from medanomaly.data.reading import LoadCased
 from medanomaly.errors import ConfigError
+from medanomaly.preprocessing.bias_correction import CorrectBiasd
 from medanomaly.preprocessing.cache import CachedCompose
 from medanomaly.preprocessing.film_grid import KEYS, FilmOrientationd, FilmResized, OneSliced
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, REGION_ON_SCAN, inside_of
@@ -25,14 +26,15 @@ LEAST_LESION = 1e-4  # share of a resampled voxel that is lesion: less is the ro
 def brain_mri(
     in_channels: int | None = None,
     spacing: Sequence[float] | None = (1.0, 1.0, 1.0),
-    region: str | RegionFinder = "given",
+    region: str | RegionFinder = "auto",
     percentiles: tuple[float, float] = (5.0, 95.0),
     clip: bool = False,
+    bias_correction: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
-    Read, look at the voxel sizes, find the brain, reorient to RAS (axes are permuted and flipped, so an oblique scan
+    Read, look at the voxel sizes, find the brain and check its mask, reorient to RAS (axes are permuted and flipped, so an oblique scan
     stays oblique), resample (image linearly, the brain by nearest neighbour, the label so that every voxel that holds
     any lesion counts: it is there to keep lesions out of training), normalise inside the brain. The moves are recorded
     for the inverse.
@@ -42,15 +44,18 @@ def brain_mri(
         spacing: voxel size in mm; None keeps the scan's own.
         region: see :class:`RegionMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
+        bias_correction: take out the smooth field of the coil in the brain by N4 first, see :class:`CorrectBiasd`; takes
+            seconds to minutes a channel. A detector must be trained as it scores.
         cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
             ``region`` depends on cannot be known, so its cases are never kept.
 
     Raises:
         ConfigError: if ``spacing`` is not three numbers above 0.
     """
-    steps = [*_steps_of_volumes(in_channels, spacing, region), NormalisePercentilesd(*percentiles, clip)]
+    steps = _steps_of_volumes(in_channels, spacing, region, is_brain_mri=True, bias_correction=bias_correction)
+    steps.append(NormalisePercentilesd(*percentiles, clip))
     parameters = {"in_channels": in_channels, "spacing": spacing, "percentiles": percentiles, "clip": clip}
-    return _kept(steps, parameters, region, cache_dir)
+    return _kept(steps, {**parameters, "bias_correction": bias_correction}, region, cache_dir)
 
 
 def head_ct(
@@ -70,8 +75,14 @@ def head_ct(
         window: lower and upper end in HU; 0 to 80 shows brain and blood.
 
     Raises:
-        ConfigError: if ``spacing`` is not three numbers above 0, or ``window`` is not two that rise.
+        ConfigError: if ``spacing`` is not three numbers above 0, ``window`` is not two that rise, or ``region`` is a way
+            to find the brain in MRI.
     """
+    if region in ("auto", "deepbet", "hd-bet"):
+        raise ConfigError(
+            f"region is {region!r}, which finds the brain in MRI and not in CT: name masks in the datalist (region "
+            "'given'), or use 'synthstrip' or a command of your own."
+        )
     steps = [*_steps_of_volumes(in_channels, spacing, region), WindowHounsfieldd(*window)]
     parameters = {"chain": "ct", "in_channels": in_channels, "spacing": spacing, "window": window}
     return _kept(steps, parameters, region, cache_dir)
@@ -135,15 +146,20 @@ def radiograph(
 
 
 def _steps_of_volumes(
-    in_channels: int | None, spacing: Sequence[float] | None, region: str | RegionFinder
+    in_channels: int | None,
+    spacing: Sequence[float] | None,
+    region: str | RegionFinder,
+    is_brain_mri: bool = False,
+    bias_correction: bool = False,
 ) -> list[Any]:
-    """Read, look at the voxel sizes, find the region, reorient and resample."""
+    """Read, look at the voxel sizes, find the region, correct the bias if asked for, reorient and resample."""
     if spacing is not None and not _is_spacing(spacing):
         raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
     steps: list[Any] = [
         LoadCased(in_channels),
         PlausibleGridd(spacing),  # before an extractor works on what will be refused
-        RegionMaskd(region),
+        RegionMaskd(region, is_brain_mri),
+        *([CorrectBiasd()] if bias_correction else []),
         _KeepMasksd(),
         Orientationd(KEYS, axcodes="RAS", labels=None, allow_missing_keys=True),
     ]

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medanomaly.data.writing import SaveHeatmapd
+from medanomaly.preprocessing.region_origin import REGION_ON_SCAN, SaveMaskd
 
-# The masks as they lie on the input's grid, kept while `region` and `label` move with the image. (MONAI takes a key
-# "region_..." for the metadata of `region`.)
-REGION_ON_SCAN, LABEL_ON_SCAN = "scan_region", "scan_label"
+LABEL_ON_SCAN = "scan_label"  # as it lies on the input's grid, while `label` moves with the image
 
 
 def heatmap_to_scan(
@@ -30,14 +29,16 @@ def heatmap_to_scan(
 
     Args:
         preprocessing: the chain that prepared the case, whose moves are undone.
-        output_dir, display: see :class:`SaveHeatmapd`; None writes nothing.
+        output_dir, display: see :class:`SaveHeatmapd` and :class:`SaveMaskd`; None writes nothing.
     """
     steps: list[Any] = [
         FillOutsided(),
         Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
         MaskOutsided(),
     ]
-    return Compose(steps if output_dir is None else [*steps, SaveHeatmapd(output_dir, display)])
+    if output_dir is not None:
+        steps += [SaveHeatmapd(output_dir, display), SaveMaskd(output_dir)]
+    return Compose(steps)
 
 
 class FillOutsided(MapTransform):

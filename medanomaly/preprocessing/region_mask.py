@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import subprocess
-import tempfile
-import warnings
+import sys
 from collections.abc import Callable, Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -19,31 +13,19 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from medanomaly.data.reading import INSIDE, LoadCased
-from medanomaly.data.writing import save_on_grid
+from medanomaly.data.reading import INSIDE
 from medanomaly.errors import ConfigError, InputError
+from medanomaly.preprocessing.brain_programs import hd_bet_mask, run_program, synthstrip_mask, words_of
+from medanomaly.preprocessing.deepbet_mask import deepbet_mask
+from medanomaly.preprocessing.extracted_already import extracted_brain
+from medanomaly.preprocessing.mask_check import brain_mask_problems, region_share_warning
+from medanomaly.preprocessing.region_origin import note_origin, warn_of_mask
 
 RegionFinder = Callable[[MetaTensor], Any]
 
-LEAST_SHARE, MOST_SHARE = 0.01, 0.95  # of an image; a brain of 1.4 litres fills 8 % of a cube of 256 mm
-WORD = re.compile(r"{[^{}]*}")  # of a command line, that something is to be put in for
-
-
-def region_share_warning(share: float) -> str:
-    """What is odd about a brain mask that covers ``share`` (0 to 1) of its image, and what to do; empty if nothing.
-
-    Of the region of a film, or where all of an image was asked for, nothing is odd: do not ask.
-    """
-    if share > MOST_SHARE:
-        amount, usual = "nearly all", f"at most {100 * MOST_SHARE:g} %"
-    elif share < LEAST_SHARE:
-        amount, usual = "next to nothing", f"at least {100 * LEAST_SHARE:g} %"
-    else:
-        return ""
-    return (
-        f"the brain mask covers {100 * share:.1f} % of the image, {amount} of it, where {usual} is usual: look at it "
-        "over the scan, and give a mask of the brain if it is not one"
-    )
+EXTRACTORS = ("deepbet", "hd-bet", "synthstrip")  # by name; they find the brain in a whole head
+FINDERS = ("auto", "given", "nonzero", "all", *EXTRACTORS)  # what may be asked for by name
+EXTRACTED = "brain-extracted already"  # where the mask of a case came from, if it is its own background
 
 
 class RegionMaskd(MapTransform):
@@ -52,61 +34,53 @@ class RegionMaskd(MapTransform):
     Args:
         source: one of
 
+            - ``"auto"``: the mask that the case names; without one, what is not background if the scan is
+              brain-extracted already (:func:`extracted_brain`), and else what deepbet finds. Which it is, is printed
+              once;
             - ``"given"``: the case names a mask file (the key ``region``, or ``brain``, of the datalist);
             - ``"nonzero"``: voxels that are not 0 in some channel, for scans that are brain-extracted already;
             - ``"all"``: every voxel, for images that are all tissue, such as a radiograph;
+            - ``"deepbet"``, which comes with medanomaly and needs no network; ``"hd-bet"`` or ``"synthstrip"``, where
+              they are installed: the brain of a whole head, from its first channel;
             - a command line that holds ``{image}`` and ``{mask}``: it is run with the first channel's file and must
-              write a mask there, for example ``"hd-bet -i {image} -o {mask}"``; no shell is involved, and braces
-              may stand around these two words alone;
+              write a mask there; no shell is involved, and braces may stand around these two words alone;
             - a callable from the image, a MetaTensor (C, H, W, D) in the orientation of its file, to a mask
               (H, W, D) or (1, H, W, D).
 
             A mask that the case names wins over all but ``"nonzero"`` and ``"all"``: what is there need not be
             computed.
+        is_brain_mri: whether the mask is to be one of the brain in MRI, which is checked then, whatever it comes from
+            (:func:`brain_mask_problems`).
 
-    A voxel is in the region from a value of 0.5 on, so an extractor may give probabilities. A mask of nearly the whole
-    of a volume or of next to nothing is warned of.
+    A voxel is in the region from a value of 0.5 on, so an extractor may give probabilities. What is odd about the mask
+    is warned of, and kept with where it came from, see :mod:`medanomaly.preprocessing.region_origin`. Of a mask that is
+    not of the brain in MRI, it is odd if it is nearly all of a volume or next to nothing.
 
     Raises:
         ConfigError: if ``source`` is none of these.
-        InputError: if the mask is missing, empty or of the wrong shape, the command fails, or ``"nonzero"`` is asked of
-            a scan whose background is not 0.
+        InputError: if the mask is missing, empty or of the wrong shape, nothing finds a brain or can be run, or
+            ``"nonzero"`` is asked of a scan whose background is not 0.
     """
 
-    def __init__(self, source: str | RegionFinder = "given") -> None:
+    def __init__(self, source: str | RegionFinder = "given", is_brain_mri: bool = False) -> None:
         super().__init__(keys="image")
         is_command = isinstance(source, str) and "{image}" in source and "{mask}" in source
-        if not callable(source) and source not in ("given", "nonzero", "all") and not is_command:
+        if not callable(source) and source not in FINDERS and not is_command:
             raise ConfigError(
-                f"region is {source!r}: use 'given', 'nonzero', 'all', a callable, or a command line with {{image}} "
-                "and {mask}."
+                f"region is {source!r}: use one of {', '.join(map(repr, FINDERS))}, a callable, or a command line with "
+                "{image} and {mask}."
             )
-        self.source = source
-        self.command = _words_of(source) if isinstance(source, str) and is_command else []
+        self.source, self.is_brain_mri = source, is_brain_mri
+        self.command = words_of(source) if isinstance(source, str) and is_command else []
+        self.told: set[str] = set()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         image = case["image"]
-        file = image.meta.get("filename_or_obj", case.get("case", "the image"))
+        file = str(image.meta.get("filename_or_obj", case.get("case", "the image")))
         organ = "region" if 1 in image.shape[1:] else "brain"  # of a film, or of a head
-        if self.source == "nonzero":
-            mask = (image.as_tensor().numpy() != 0).any(axis=0, keepdims=True)
-            _check_background(image.as_tensor().numpy(), mask[0], str(file))
-        elif self.source == "all":
-            mask = np.ones((1, *image.shape[1:]), np.float32)
-        elif case.get("region") is not None:
-            mask = case["region"].as_tensor().numpy()
-        elif self.source == "given":
-            others = "'all'" if organ == "region" else "'nonzero' if the scan is brain-extracted"
-            raise InputError(
-                f"{file} has no {organ} mask: name one under {organ!r}, or choose another region ({others}, or a "
-                f"command that extracts the {organ})."
-            )
-        elif callable(self.source):
-            mask = np.asarray(self.source(image))
-            mask = mask[None] if mask.ndim == 3 else mask
-        else:
-            mask = self._run(image, str(file))
+        mask, origin = self._found(case, image, file, organ)
+        mask = mask[None] if mask.ndim == 3 else mask
         if tuple(mask.shape) != (1, *image.shape[1:]):
             raise InputError(
                 f"the {organ} mask of {file} has shape {tuple(mask.shape)}, but {(1, *image.shape[1:])} is needed."
@@ -117,49 +91,60 @@ class RegionMaskd(MapTransform):
                 f"the {organ} mask of {file} is empty (no voxel of {INSIDE:g} or more): look at it over the scan, or "
                 "choose another region."
             )
-        odd = "" if self.source == "all" or organ == "region" else region_share_warning(float(inside.mean()))
-        if odd:
-            warnings.warn(f"{file}: {odd}", stacklevel=2)
-        case["region"] = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
+        problems: list[str] = []
+        if self.source != "all" and organ == "brain":
+            share = region_share_warning(float(inside.mean()))
+            problems = brain_mask_problems(inside[0], image) if self.is_brain_mri else [share] if share else []
+        region = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
+        case["region"] = note_origin(region, origin, problems)
+        warn_of_mask(case["region"], file)
         return case
 
-    def _run(self, image: MetaTensor, file: str) -> NDArray[np.float32]:
-        with tempfile.TemporaryDirectory(prefix="medanomaly_brain_") as folder:
-            mask, scan = Path(folder) / "mask.nii.gz", file
-            if not os.path.exists(file):  # a DICOM series: programs read NIfTI, and a path may name the patient
-                scan = str(Path(folder) / "image.nii.gz")
-                save_on_grid(np.asarray(image[0]), Path(scan), file, image.affine.numpy())
-            paths = {"{image}": scan, "{mask}": str(mask)}
-            command = [WORD.sub(lambda word: paths[word[0]], part) for part in self.command]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except FileNotFoundError as error:
-                raise InputError(f"the brain extractor {command[0]!r} is not installed or not on the PATH.") from error
-            except OSError as error:
-                raise InputError(f"the brain extractor {command[0]!r} cannot be run: {error.strerror}.") from error
-            if done.returncode != 0 or not mask.exists():
-                raise InputError(
-                    f"the brain extractor failed on {file} (exit {done.returncode}, mask written: {mask.exists()}): "
-                    f"{' '.join(command)}\n{(done.stderr or done.stdout).strip()[-500:]}"
-                )
-            return np.asarray(LoadCased()({"image": scan, "region": str(mask)})["region"].as_tensor())
+    def _found(
+        self, case: Mapping[Hashable, Any], image: MetaTensor, file: str, organ: str
+    ) -> tuple[NDArray[Any], str]:
+        """The mask, and where it came from."""
+        source = self.source
+        if source == "nonzero":
+            values = np.asarray(image.as_tensor())
+            mask = (values != 0).any(axis=0)
+            _check_background(values, mask, file)
+            return mask, "nonzero"
+        if source == "all":
+            return np.ones(image.shape[1:], np.float32), "all"
+        if case.get("region") is not None:
+            return np.asarray(case["region"].as_tensor()), "given"
+        if callable(source):
+            return np.asarray(source(image)), "a function"
+        if self.command:
+            return run_program(self.command, image, file), "a command"
+        if source != "given" and organ == "brain":
+            return self._extracted(image, file)
+        others = "'all'" if organ == "region" else "'auto', 'nonzero' if the scan is brain-extracted"
+        raise InputError(
+            f"{file} has no {organ} mask: name one under {organ!r}, or choose another region ({others}, or a command "
+            f"that extracts the {organ})."
+        )
 
+    def _extracted(self, image: MetaTensor, file: str) -> tuple[NDArray[Any], str]:
+        if self.source == "hd-bet":
+            return hd_bet_mask(image, file), "hd-bet"
+        if self.source == "synthstrip":
+            return synthstrip_mask(image, file), "synthstrip"
+        if self.source == "auto":
+            mask = extracted_brain(image)
+            self._tell(EXTRACTED if mask is not None else "deepbet", file)
+            if mask is not None:
+                return mask, EXTRACTED
+        return deepbet_mask(image), "deepbet"
 
-def _words_of(command: str) -> list[str]:
-    """The words of a command line; ConfigError if a quote stays open or it asks for more than {image} and {mask}."""
-    for word in WORD.findall(command):
-        if word not in ("{image}", "{mask}"):
-            raise ConfigError(
-                f"the brain extractor {command!r} holds {word}, but nothing is put in for other words than {{image}} "
-                "and {mask}: correct it, or put the command into a script of its own."
-            )
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise ConfigError(
-            f"the brain extractor {command!r} has a quotation mark that is not closed, or ends in a backslash "
-            f"({error}): close it, or put a backslash before it if it is part of a name."
-        ) from error
+    def _tell(self, origin: str, file: str) -> None:
+        """Say once what "auto" does where no mask is given."""
+        if origin in self.told:
+            return
+        self.told.add(origin)
+        what = "it is brain-extracted already" if origin == EXTRACTED else "deepbet finds its brain"
+        print(f"No brain mask is given for {file}: {what}. (Said once; --brain chooses.)", file=sys.stderr)
 
 
 def _check_background(image: NDArray[np.float32], nonzero: NDArray[np.bool_], file: str) -> None:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
-from medanomaly.preprocessing.region_mask import region_share_warning
+from medanomaly.preprocessing.mask_check import region_share_warning
+from medanomaly.preprocessing.region_origin import LOOK, read_origin
 from medanomaly.report.case_report import write_case_report
 from medanomaly.report.cohort_report import write_cohort_report
 from medanomaly.report.figures import roc_figure
@@ -26,9 +27,9 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
 
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
-    ``region_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that as the
-    mask of a brain, if anything: a case from the cache went past the step that would have warned. Of a film, or where
-    all of an image is scored, as ``run.json`` in the folder says, nothing is.
+    ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from, and
+    ``warning`` says what is odd about that as the mask of a brain, if anything, as far as scoring wrote it down. Of a
+    film, or where all of an image is scored, as ``run.json`` in the folder says, nothing is.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -39,7 +40,10 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
     fraction = scores.size / heatmap.size
-    is_brain = 1 not in heatmap.shape and _region_asked_for(Path(output_dir)) != "all"
+    asked_for = _region_asked_for(Path(output_dir))
+    is_brain = 1 not in heatmap.shape and asked_for != "all"
+    origin = read_origin(output_dir, case["case"])
+    share = region_share_warning(fraction) if is_brain else ""
     return {
         "case": case["case"],
         "image": safe_name(case["image"][0]),
@@ -50,7 +54,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
         "region_fraction": fraction,
-        "warning": region_share_warning(fraction) if is_brain else "",
+        "region_from": origin.get("from", asked_for or ""),
+        "warning": origin.get("warning", f"{share}; {LOOK}" if share else ""),
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,9 @@ def score_table(summaries: Sequence[dict[str, Any]], normals: str, scored: str =
         scored: what else a reader must know of the scores, see :func:`scored_in_words`.
     """
     caption = f"case threshold: {normals}" + (f"\nscores: {scored}" if scored else "")
-    caption += "".join(f"\n{case['case']}: {case['warning']}" for case in summaries if case.get("warning"))
+    origins = Counter(case["region_from"] for case in summaries if case.get("region_from"))
+    caption += f"\nmask from: {', '.join(f'{origin} ({n})' for origin, n in origins.items())}" if origins else ""
+    caption += "".join(f"\nWarning, {case['case']}: {case['warning']}" for case in summaries if case.get("warning"))
     table = Table(title_justify="left", caption=caption, caption_justify="left")
     for column in ("case", "case score", "case threshold", "region above 99.5 % of normal voxels", "reading"):
         table.add_column(column, justify="left" if column in ("case", "reading") else "right")

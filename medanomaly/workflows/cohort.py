@@ -90,7 +90,8 @@ def benchmark(
             folder of the download.
         chain: how cases are prepared: "brain_mri", "radiograph", "head_ct" or "bone_ct"; what the manifest says, or
             brain MRI, if not given.
-        region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; what the manifest says, or the
+        region: auto, given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with ``{image}`` and
+            ``{mask}``; what the manifest says, or the
             chain's own, if not given.
         settings: for all bundles that have them, such as ``spacing`` or ``max_epochs``.
         reduced: one epoch, to see that all works; the figures mean nothing.

@@ -11,7 +11,6 @@ from typing import Any
 from medanomaly.data import read_provenance, require_folder
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.workflows import bundles
-from medanomaly.workflows.score import FINDERS
 from medanomaly.workflows.settings import check_value
 
 
@@ -127,6 +126,8 @@ def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, reg
         ConfigError: if ``run.json``, which somebody else may have written, names a program of its own to extract
             brains with and the user did not name it, too; or the user named another one.
     """
+    from medanomaly.preprocessing.region_mask import FINDERS  # named ways run no program of somebody else's
+
     known, file = bundles.read_settings(root, "evaluate"), scores / "run.json"
     shared = [key for key in ("region", "sign") if key in provenance and key in known]
     settings: dict[str, str] = {key: provenance[key] for key in shared}

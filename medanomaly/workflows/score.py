@@ -14,7 +14,6 @@ from medanomaly.workflows.settings import device_setting
 if TYPE_CHECKING:
     import pandas as pd
 
-FINDERS = ("given", "nonzero", "all")  # of the region, that are no programs
 
 
 def score(
@@ -41,8 +40,8 @@ def score(
         output: folder for the heatmaps.
         datalist: score a section of a cohort instead of single scans.
         section, data_root: of the datalist; what its relative paths start from.
-        region: a mask file, or given (each case names its own), nonzero, all, or a command with ``{image}`` and
-            ``{mask}``; the model's own way if not given.
+        region: a mask file, or auto, given (each case names its own), nonzero, all, deepbet, hd-bet, synthstrip, or a
+            command with ``{image}`` and ``{mask}``; the model's own way if not given.
         series: of DICOM ``scans``, by number or description: one for all, one for each, or several of one folder.
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         amp: score in bfloat16.
@@ -58,6 +57,8 @@ def score(
         ConfigError: if the model does not tell signs, or the device is not there.
     """
     import pandas as pd
+
+    from medanomaly.preprocessing.region_mask import FINDERS
 
     scans = [scans] if isinstance(scans, str | Path) else list(scans or [])
     if bool(scans) == bool(datalist):

@@ -35,7 +35,8 @@ def train(
         chain: the kind of image, if it is not brain MRI, such as "radiograph", or a JSON file, see
             :func:`~medanomaly.workflows.bundles.find_chain`.
         data_root: what relative paths in the datalist start from; its own folder if not given.
-        region: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; the bundle's own if not given.
+        region: auto, given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with ``{image}`` and
+            ``{mask}``; the bundle's own if not given.
         epochs: most epochs.
         seed: of weights, patches and noise; 0 if not given.
         resume: go on with the training in ``output``, with its data and settings.
