@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medanomaly.data.writing import SaveHeatmapd
+from medanomaly.preprocessing.channels import SaveRegistrationd
 
 # The masks as they lie on the input's grid, kept while `region` and `label` move with the image. (MONAI takes a key
 # "region_..." for the metadata of `region`.)
@@ -30,14 +31,17 @@ def heatmap_to_scan(
 
     Args:
         preprocessing: the chain that prepared the case, whose moves are undone.
-        output_dir, display: see :class:`SaveHeatmapd`; None writes nothing.
+        output_dir, display: see :class:`SaveHeatmapd`; None writes nothing. What was registered for the case is
+            written beside the heatmap.
     """
     steps: list[Any] = [
         FillOutsided(),
         Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False),
         MaskOutsided(),
     ]
-    return Compose(steps if output_dir is None else [*steps, SaveHeatmapd(output_dir, display)])
+    if output_dir is not None:
+        steps += [SaveHeatmapd(output_dir, display), SaveRegistrationd(output_dir)]
+    return Compose(steps)
 
 
 class FillOutsided(MapTransform):

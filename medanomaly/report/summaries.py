@@ -12,6 +12,7 @@ import pandas as pd
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
+from medanomaly.preprocessing.channels import registration_warnings
 from medanomaly.preprocessing.region_mask import region_share_warning
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
@@ -23,7 +24,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
     ``region_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that as the
-    mask of a brain, if anything: a case from the cache went past the step that would have warned. Of a film, or where
+    mask of a brain, and about registrations, if anything: a case from the cache went past the step that would have warned. Of a film, or where
     all of an image is scored, as ``run.json`` in the folder says, nothing is.
 
     Args:
@@ -35,6 +36,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     scores = heatmap[np.isfinite(heatmap)]
     score, threshold = case_score(scores), calibration.case_threshold()
     fraction = scores.size / heatmap.size
+    odd = registration_warnings(output_dir, case["case"])
     is_brain = 1 not in heatmap.shape and _region_asked_for(Path(output_dir)) != "all"
     return {
         "case": case["case"],
@@ -46,7 +48,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "voxel_threshold": calibration.voxel_threshold(),
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
         "region_fraction": fraction,
-        "warning": region_share_warning(fraction) if is_brain else "",
+        "warning": "; ".join(filter(None, [region_share_warning(fraction) if is_brain else "", *odd])),
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 

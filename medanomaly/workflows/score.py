@@ -30,6 +30,7 @@ def score(
     sign: str | None = None,
     amp: bool = False,
     device: str | None = None,
+    register: bool = False,
 ) -> pd.DataFrame:
     """Write a heatmap for each scan, on the grid of that scan.
 
@@ -46,6 +47,8 @@ def score(
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         amp: score in bfloat16.
         device: cpu, cuda or cuda:1; the GPU if there is one, when not given.
+        register: bring the further channels of each case onto the grid of the first, by a rigid registration; as the
+            model was trained if not asked for.
 
     Returns:
         A row for each case that was scored: score, thresholds, share of the region above them, and the paths of its
@@ -53,7 +56,7 @@ def score(
 
     Raises:
         InputError: if not one of ``scans`` and ``datalist`` is given, or a scan cannot be used.
-        ConfigError: if the model does not tell signs, or the device is not there.
+        ConfigError: if the model does not tell signs or its chain does not register, or the device is not there.
     """
     import pandas as pd
 
@@ -65,6 +68,8 @@ def score(
     settings: dict[str, Any] = {"output_dir": output, **device_setting(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
+    if register:
+        settings["register"] = register_setting(model)
     mask = None if region is None or region in FINDERS or "{mask}" in str(region) else region
     if region is not None:
         settings["region"] = region if mask is None else "given"
@@ -98,6 +103,16 @@ def closing_words(table: pd.DataFrame, output: str | Path) -> str:
     if any(kind.endswith(".png") for kind in kinds):
         scale += "; black to white in a PNG"
     return f"Heatmaps are in {output}/CASE/: load {maps} over the scan ({scale})."
+
+
+def register_setting(model: Path) -> bool:
+    """True, where the chain of a model can register; ConfigError where it cannot."""
+    if "register" not in (bundles.read_settings(model, "inference").get("preprocessing") or {}):
+        raise ConfigError(
+            f"--register was asked for, but the model {model} prepares its cases without it: films are not registered, "
+            "and a model of an older version must be trained again."
+        )
+    return True
 
 
 def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
