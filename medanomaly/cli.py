@@ -121,6 +121,9 @@ def score(
         list[str] | None,
         typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of a folder or zip; repeatable."),
     ] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="Align the further channels of a case with the first; they may lie anywhere.")
+    ] = False,
     sign: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +151,7 @@ def score(
         data_root=data_root,
         region=brain,
         series=series,
+        register=register,
         sign=sign,
         amp=amp,
         device=device,

@@ -27,6 +27,7 @@ def begin_scores(
     sign: str = "both",
     region: Any = None,
     score_amp: bool = False,
+    register: bool = False,
 ) -> None:
     """Write ``run.json`` before the first heatmap: the model, and the cases that were scored with it before.
 
@@ -38,7 +39,7 @@ def begin_scores(
         bundle_root: folder of the model.
         calibration_file: the one that is used, which goes with the sign.
         cases: that are to be scored.
-        sign, region, score_amp: how.
+        sign, region, score_amp, register: how.
 
     Raises:
         InputError: if the folder holds heatmaps of another model, another sign, another scan under one of these ids,
@@ -57,6 +58,7 @@ def begin_scores(
             "--output."
         )
     settings = {"score_amp": score_amp, **({"region": region} if isinstance(region, str) else {})}
+    settings |= {"register": True} if register else {}
     _write(output, {**model, **settings, "cases": earlier["cases"]})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from medanomaly.errors import InputError
 
 AFFINE_TOLERANCE = 1e-3  # mm; headers written by different tools round differently
 INSIDE = 0.5  # from this value on a voxel belongs to a mask, so that probabilities and labels can be masks
+# from channels (1, H, W, D) on grids of their own, and what messages call them, to all on the first one's grid
+# (C, H, W, D), and where each of them shows something (1, H, W, D)
+Aligner = Callable[[Sequence[MetaTensor], Sequence[str]], tuple[MetaTensor, torch.Tensor]]
+COVERED = "covered"  # key of the latter
 IMAGE_LABEL = "image_label"  # 0 or 1 of a case whose label is a number, apart from `label`, which is a mask of voxels
 
 
@@ -38,15 +42,17 @@ class LoadCased(MapTransform):
 
     Args:
         in_channels: how many channels ``image`` must have; None for any number.
+        align: brings the further channels onto the grid of the first, wherever they lie; if not given, channels on
+            other grids are refused. The case then has ``covered`` (1, H, W, D), too: where all channels show something.
 
     Raises:
         InputError: a file that cannot be read, is not a volume or film of real numbers, has an affine that places no
             voxels, or does not fit its channels or its mask.
     """
 
-    def __init__(self, in_channels: int | None = None) -> None:
+    def __init__(self, in_channels: int | None = None, align: Aligner | None = None) -> None:
         super().__init__(keys=("image", "region", "label"), allow_missing_keys=True)
-        self.in_channels = in_channels
+        self.in_channels, self.align = in_channels, align
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = image_label_apart(data)
@@ -57,7 +63,10 @@ class LoadCased(MapTransform):
                 f"({_names(paths)}), but the model takes "
                 f"{self.in_channels}: give one file a channel, or a model trained on these channels."
             )
-        image = read_channels(paths)
+        if self.align is not None and len(paths) > 1:
+            image, case[COVERED] = self.align([read_channels([path]) for path in paths], list(map(safe_name, paths)))
+        else:
+            image = read_channels(paths)
         case["image"] = image
         for key in ("region", "label"):
             if case.get(key) is not None:
@@ -163,7 +172,8 @@ def read_channels(paths: Sequence[str | Path]) -> MetaTensor:
         if not _same_grid(volume, first):
             raise InputError(
                 f"{safe_name(path)} does not lie on the grid of {safe_name(paths[0])} (shape {tuple(volume.shape)} "
-                f"against {tuple(first.shape)}, or another affine): register and resample it to that scan first."
+                f"against {tuple(first.shape)}, or another affine): have it registered to that scan with --register "
+                "(--set register=true in training), or register and resample it first."
             )
     stacked = np.stack([volume.as_tensor().numpy() for volume in volumes])
     if not np.isfinite(stacked).all():

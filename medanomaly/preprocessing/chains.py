@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from medanomaly.data.reading import LoadCased
 from medanomaly.errors import ConfigError
 from medanomaly.preprocessing.bias_correction import CorrectBiasd
 from medanomaly.preprocessing.cache import CachedCompose
+from medanomaly.preprocessing.channels import AlignChannels, CoveredRegiond
+from medanomaly.preprocessing.context import TissueContextd
 from medanomaly.preprocessing.film_grid import KEYS, FilmOrientationd, FilmResized, OneSliced
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, REGION_ON_SCAN, inside_of
 from medanomaly.preprocessing.normalisation import NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.plausible_grid import PlausibleGridd
 from medanomaly.preprocessing.region_mask import RegionFinder, RegionMaskd
 
+REGISTERED_WITH = ("SimpleITK", "scipy", "nilearn")  # the last has the template
 LEAST_LESION = 1e-4  # share of a resampled voxel that is lesion: less is the rounding of coordinates
 
 
@@ -31,6 +35,8 @@ def brain_mri(
     clip: bool = False,
     bias_correction: bool = False,
     cache_dir: str | Path | None = None,
+    register: bool = False,
+    context: Sequence[str] = (),
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
@@ -40,7 +46,7 @@ def brain_mri(
     for the inverse.
 
     Args:
-        in_channels: how many channels a case must have; None for any number.
+        in_channels: how many images a case must have; None for any number.
         spacing: voxel size in mm; None keeps the scan's own.
         region: see :class:`RegionMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
@@ -48,14 +54,21 @@ def brain_mri(
             seconds to minutes a channel. A detector must be trained as it scores.
         cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
             ``region`` depends on cannot be known, so its cases are never kept.
+        register: bring the further images of a case onto the grid of the first, by a rigid registration, see
+            :class:`AlignChannels`; without it, images on other grids are refused.
+        context: maps of a template, "grey" and "white", as further channels after those of the case, see
+            :class:`TissueContextd`: a detector gets ``in_channels`` and as many more as there are maps.
 
     Raises:
-        ConfigError: if ``spacing`` is not three numbers above 0.
+        ConfigError: if ``spacing`` is not three numbers above 0, or ``context`` names no map.
     """
-    steps = _steps_of_volumes(in_channels, spacing, region, is_brain_mri=True, bias_correction=bias_correction)
+    steps = _steps_of_volumes(in_channels, spacing, region, register, True, bias_correction)
     steps.append(NormalisePercentilesd(*percentiles, clip))
+    if context:
+        steps.append(TissueContextd(context))
     parameters = {"in_channels": in_channels, "spacing": spacing, "percentiles": percentiles, "clip": clip}
-    return _kept(steps, {**parameters, "bias_correction": bias_correction}, region, cache_dir)
+    parameters |= {"bias_correction": bias_correction, **_registered(register, context)}
+    return _kept(steps, parameters, region, cache_dir)
 
 
 def head_ct(
@@ -64,6 +77,7 @@ def head_ct(
     region: str | RegionFinder = "given",
     window: tuple[float, float] = (0.0, 80.0),
     cache_dir: str | Path | None = None,
+    register: bool = False,
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, 0 to 1.
 
@@ -71,7 +85,7 @@ def head_ct(
     ``window`` and mapped to 0 to 1, and no percentiles of the case are taken.
 
     Args:
-        in_channels, spacing, region, cache_dir: see :func:`brain_mri`.
+        in_channels, spacing, region, cache_dir, register: see :func:`brain_mri`.
         window: lower and upper end in HU; 0 to 80 shows brain and blood.
 
     Raises:
@@ -83,8 +97,9 @@ def head_ct(
             f"region is {region!r}, which finds the brain in MRI and not in CT: name masks in the datalist (region "
             "'given'), or use 'synthstrip' or a command of your own."
         )
-    steps = [*_steps_of_volumes(in_channels, spacing, region), WindowHounsfieldd(*window)]
+    steps = [*_steps_of_volumes(in_channels, spacing, region, register), WindowHounsfieldd(*window)]
     parameters = {"chain": "ct", "in_channels": in_channels, "spacing": spacing, "window": window}
+    parameters |= _registered(register)
     return _kept(steps, parameters, region, cache_dir)
 
 
@@ -94,9 +109,10 @@ def bone_ct(
     region: str | RegionFinder = "all",
     window: tuple[float, float] = (-200.0, 1000.0),
     cache_dir: str | Path | None = None,
+    register: bool = False,
 ) -> Compose:
     """As :func:`head_ct`, in a ``window`` that shows bone, of all of the image if no other ``region`` is given."""
-    return head_ct(in_channels, spacing, region, window, cache_dir)
+    return head_ct(in_channels, spacing, region, window, cache_dir, register)
 
 
 def radiograph(
@@ -149,6 +165,7 @@ def _steps_of_volumes(
     in_channels: int | None,
     spacing: Sequence[float] | None,
     region: str | RegionFinder,
+    register: bool,
     is_brain_mri: bool = False,
     bias_correction: bool = False,
 ) -> list[Any]:
@@ -156,9 +173,10 @@ def _steps_of_volumes(
     if spacing is not None and not _is_spacing(spacing):
         raise ConfigError(f"spacing is {spacing!r}: give three voxel sizes in mm above 0, such as [1, 1, 3], or null.")
     steps: list[Any] = [
-        LoadCased(in_channels),
+        LoadCased(in_channels, AlignChannels() if register else None),
         PlausibleGridd(spacing),  # before an extractor works on what will be refused
         RegionMaskd(region, is_brain_mri),
+        *([CoveredRegiond()] if register else []),
         *([CorrectBiasd()] if bias_correction else []),
         _KeepMasksd(),
         Orientationd(KEYS, axcodes="RAS", labels=None, allow_missing_keys=True),
@@ -168,6 +186,13 @@ def _steps_of_volumes(
         steps.append(Spacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
         steps.append(_AnyLesiond())
     return steps
+
+
+def _registered(register: bool, context: Sequence[str] = ()) -> dict[str, Any]:
+    """What the result of a registration depends on, beside the case."""
+    if not (register or context):
+        return {}
+    return {"register": register, "context": list(context), "versions": [version(name) for name in REGISTERED_WITH]}
 
 
 def _kept(

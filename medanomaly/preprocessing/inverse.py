@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medanomaly.data.writing import SaveHeatmapd
+from medanomaly.preprocessing.channels import SaveRegistrationd
 from medanomaly.preprocessing.region_origin import REGION_ON_SCAN, SaveMaskd
 
 LABEL_ON_SCAN = "scan_label"  # as it lies on the input's grid, while `label` moves with the image
@@ -29,7 +30,8 @@ def heatmap_to_scan(
 
     Args:
         preprocessing: the chain that prepared the case, whose moves are undone.
-        output_dir, display: see :class:`SaveHeatmapd` and :class:`SaveMaskd`; None writes nothing.
+        output_dir, display: see :class:`SaveHeatmapd` and :class:`SaveMaskd`; None writes nothing. What was registered
+            for the case is written beside the heatmap.
     """
     steps: list[Any] = [
         FillOutsided(),
@@ -37,7 +39,7 @@ def heatmap_to_scan(
         MaskOutsided(),
     ]
     if output_dir is not None:
-        steps += [SaveHeatmapd(output_dir, display), SaveMaskd(output_dir)]
+        steps += [SaveHeatmapd(output_dir, display), SaveMaskd(output_dir), SaveRegistrationd(output_dir)]
     return Compose(steps)
 
 

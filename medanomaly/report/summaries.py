@@ -13,6 +13,7 @@ from tqdm import tqdm
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.evaluation import Calibration, HeatmapFolder, case_score
+from medanomaly.preprocessing.channels import registration_warnings
 from medanomaly.preprocessing.mask_check import region_share_warning
 from medanomaly.preprocessing.region_origin import LOOK, read_origin
 from medanomaly.report.case_report import write_case_report
@@ -28,8 +29,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
     ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from, and
-    ``warning`` says what is odd about that as the mask of a brain, if anything, as far as scoring wrote it down. Of a
-    film, or where all of an image is scored, as ``run.json`` in the folder says, nothing is.
+    ``warning`` says what is odd about that as the mask of a brain, and about registrations, if anything, as far as
+    scoring wrote it down. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, no mask is.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -44,6 +45,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     is_brain = 1 not in heatmap.shape and asked_for != "all"
     origin = read_origin(output_dir, case["case"])
     share = region_share_warning(fraction) if is_brain else ""
+    odd = [origin.get("warning", f"{share}; {LOOK}" if share else ""), *registration_warnings(output_dir, case["case"])]
     return {
         "case": case["case"],
         "image": safe_name(case["image"][0]),
@@ -55,7 +57,7 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
         "abnormal_fraction": float((scores > calibration.voxel_threshold()).mean()),
         "region_fraction": fraction,
         "region_from": origin.get("from", asked_for or ""),
-        "warning": origin.get("warning", f"{share}; {LOOK}" if share else ""),
+        "warning": "; ".join(filter(None, odd)),
         "heatmap": str(heatmap_path(output_dir, case["case"])),
     }
 

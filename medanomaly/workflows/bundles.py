@@ -97,7 +97,7 @@ def copy_bundle(
         chain: see :func:`find_chain`; brain MRI, as the bundles come, if not given. Like a bundle, it is a program.
 
     Raises:
-        ConfigError: for a setting that no config has a place for, or that is not a value.
+        ConfigError: for a setting that no config has a place for, or the chain, or that is not a value.
         InputError: if ``output`` is a file or holds something that is not a bundle.
     """
     require_folder(output)
@@ -109,6 +109,7 @@ def copy_bundle(
         overlay = json.loads(find_chain(chain).read_text())
         texts = overlay.pop("metadata", {})
         configs = {key: merge(config, texts if key == "metadata" else overlay) for key, config in configs.items()}
+        _check_registered(settings, configs["inference"], chain)
     written = json.loads(json.dumps(dict(settings), default=os.fspath))  # as the configs will give them back
     programs = [config for key, config in configs.items() if key != "metadata"]
     apply_settings(written, programs, source.name)
@@ -121,6 +122,13 @@ def copy_bundle(
             temporary.write_text(config_text(config), encoding="utf-8")
     _copy_texts(source, output)
     return output
+
+
+def _check_registered(settings: Mapping[str, Any], config: Mapping[str, Any], chain: str | Path) -> None:
+    """Raise ConfigError if something is to be registered that the chain has no place for: films, or a CT to an MRI."""
+    for key in ("register", "context"):
+        if settings.get(key) and key not in (config["preprocessing"] or {}):
+            raise ConfigError(f"{key} cannot be set with the chain {chain}, which does not do it: leave it out.")
 
 
 def _copy_texts(source: Path, output: Path) -> None:

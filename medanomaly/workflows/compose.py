@@ -57,7 +57,7 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
         **arguments,
         "network_def#_target_": model["network"],
         **{f"network_def#{name}": f"@{name}" for name in arguments},
-        "settings": "$dict(in_channels=@in_channels, spacing=@spacing, **@spec.settings, "
+        "settings": "$dict(in_channels=@in_channels, spacing=@spacing, context=@context, **@spec.settings, "
         + "".join(f"{name}=@{name}, " for name in scored)
         + "**@more_settings)",
         **model.get("both", {}),
@@ -77,7 +77,7 @@ def describe_tensors(metadata: dict[str, Any], inference: Mapping[str, Any]) -> 
     """Write into ``metadata`` the channels and the size of patches that ``inference`` says; changed in place."""
     shape = [inference["patch_size"]] * inference["spatial_dims"]
     tensors = metadata["network_data_format"]
-    channels = inference["in_channels"] * inference["slices"]
+    channels = (inference["in_channels"] + len(inference.get("context", []))) * inference["slices"]
     tensors["inputs"]["image"].update(num_channels=channels, spatial_shape=shape)
     tensors["outputs"]["pred"].update(spatial_shape=shape)
 

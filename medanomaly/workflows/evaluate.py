@@ -113,7 +113,7 @@ def _of_scores(
     return root, settings
 
 
-def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, region: str | None) -> dict[str, str]:
+def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, region: str | None) -> dict[str, Any]:
     """How scores were made, as settings for their evaluation with the model in ``root``.
 
     Args:
@@ -130,7 +130,9 @@ def scored_settings(scores: Path, provenance: Mapping[str, Any], root: Path, reg
 
     known, file = bundles.read_settings(root, "evaluate"), scores / "run.json"
     shared = [key for key in ("region", "sign") if key in provenance and key in known]
-    settings: dict[str, str] = {key: provenance[key] for key in shared}
+    settings: dict[str, Any] = {key: provenance[key] for key in shared}
+    if "register" in known:
+        settings["register"] = provenance.get("register") is True
     source = settings.get("region", str(known.get("region")))
     if region not in (None, source):
         raise ConfigError(f"--brain is {region!r}, but the scores were made with {source!r} ({file}): leave it out.")

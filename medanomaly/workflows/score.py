@@ -29,6 +29,7 @@ def score(
     sign: str | None = None,
     amp: bool = False,
     device: str | None = None,
+    register: bool = False,
     report: bool = True,
 ) -> pd.DataFrame:
     """Write a heatmap for each scan, on the grid of that scan.
@@ -46,6 +47,8 @@ def score(
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         amp: score in bfloat16.
         device: cpu, cuda or cuda:1; the GPU if there is one, when not given.
+        register: bring the further channels of each case onto the grid of the first, by a rigid registration; as the
+            model was trained if not asked for.
         report: write ``report.html`` for each case.
 
     Returns:
@@ -54,7 +57,7 @@ def score(
 
     Raises:
         InputError: if not one of ``scans`` and ``datalist`` is given, or a scan cannot be used.
-        ConfigError: if the model does not tell signs, or the device is not there.
+        ConfigError: if the model does not tell signs or its chain does not register, or the device is not there.
     """
     import pandas as pd
 
@@ -70,6 +73,8 @@ def score(
         settings["score_amp"] = True
     if not report:
         settings["report"] = False
+    if register:
+        settings["register"] = register_setting(model)
     mask = None if region is None or region in FINDERS or "{mask}" in str(region) else region
     if region is not None:
         settings["region"] = region if mask is None else "given"
@@ -107,6 +112,16 @@ def closing_words(table: pd.DataFrame, output: str | Path) -> str:
     if len(reports) == 1:
         return f"{words}\nReport: {reports[0]}; open it in a browser, or run medanomaly view {output}."
     return f"{words}\nReports: {output}/CASE/report.html, a file a case." if reports else words
+
+
+def register_setting(model: Path) -> bool:
+    """True, where the chain of a model can register; ConfigError where it cannot."""
+    if "register" not in (bundles.read_settings(model, "inference").get("preprocessing") or {}):
+        raise ConfigError(
+            f"--register was asked for, but the model {model} prepares its cases without it: films are not registered, "
+            "and a model of an older version must be trained again."
+        )
+    return True
 
 
 def sign_setting(model: Path, sign: str | None) -> dict[str, str]:
