@@ -84,7 +84,7 @@ def test_the_readmes_benchmark_is_that_of_the_results() -> None:
     files = {
         "brightness": "intensity_flair",
         "brightness, smoothed": "intensity-smoothed_flair",
-        "GANomaly K, 32 px, the best of the paper's detectors here": "ganomaly-k_flair-32px",
+        "GANomaly K, 32 px, the best of the paper's detectors here": "ganomaly-k_flair+t1-32px",
         "`fusion`, brighter or darker than expected": "fusion_both",
         "`fusion`, brighter than expected": "fusion_bright",
         "the same, with an intensity prior": "fusion_bright+prior",

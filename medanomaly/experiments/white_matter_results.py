@@ -24,7 +24,7 @@ PAPER_AUROC = {
 
 
 def leaderboard(order: Sequence[tuple[str, str]], results: Sequence[Result]) -> pd.DataFrame:
-    """The table of a cohort, with the paper's AUROC beside ours.
+    """The table of a cohort, with the paper's AUROC beside ours; of whole cases it says nothing: all have lesions.
 
     Args:
         order: of the rows: detector and setting.
@@ -32,6 +32,7 @@ def leaderboard(order: Sequence[tuple[str, str]], results: Sequence[Result]) -> 
     """
     place = {row: n for n, row in enumerate(order)}
     frame = cohort_table(sorted(results, key=lambda r: place.get((r["detector"], r["setting"]), len(place))))
+    frame = frame.drop(columns=[column for column in frame if column.startswith("case ")])
     names = zip(frame["detector"], frame["setting"], strict=True)
     frame["AUROC in the paper, on its own data"] = [PAPER_AUROC.get(name, "-") for name in names]
     return frame
