@@ -91,8 +91,7 @@ def _display(folder: str | Path, case: str, image: str) -> NDArray[np.float32]:
     """The display map (H, W, D), 0 to 100."""
     path = display_path(folder, case, image)
     if is_picture(path):
-        grey: NDArray[np.float32] = read_volume(path).as_tensor().numpy()
-        return grey / np.float32(2.55)
+        return np.asarray(read_volume(path).as_tensor().numpy() / 2.55, dtype=np.float32)
     return np.asarray(read_map(path).dataobj, np.float32)
 
 
