@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ Floats = NDArray[np.floating[Any]]
 SHOWN_FROM, SHOWN_TO = 1.0, 4.0  # rarity at the ends of the colours: one normal voxel of 10, one of 10,000
 THRESHOLD = 0.005  # share of normal voxels above what is coloured at first
 COLUMNS, PAIRS = 4, 2
+MARGIN = 12.0  # mm around what was scored
 GREY, HOT, NORMAL = "0.45", "#b3261e", "#3b6ea5"
 
 
@@ -37,9 +39,12 @@ def mosaic(scan: Floats, rarity: Floats, affine: Floats) -> Figure:
     grey, grid = canonical(scan, affine)
     heat = canonical(rarity, affine)[0]
     low, high = window(grey, np.isfinite(heat))
+    spacing = np.linalg.norm(grid[:3, :3], axis=0)
+    first, last = _scored_box(np.isfinite(heat), np.ceil(MARGIN / spacing).astype(int))
+    grey, heat = (volume[first[0] : last[0], first[1] : last[1]] for volume in (grey, heat))
+    grid = grid @ nib.affines.from_matvec(np.eye(3), [first[0], first[1], 0])
     threshold = -np.log10(THRESHOLD)
     slices = spread_slices(np.clip(np.nan_to_num(heat) - threshold, 0, None).sum(axis=(0, 1)), COLUMNS * PAIRS)
-    spacing = np.linalg.norm(grid[:3, :3], axis=0)
     height = 3.0 * grey.shape[1] * spacing[1] / (grey.shape[0] * spacing[0])
     pairs = -(-len(slices) // COLUMNS)
     figure = Figure(figsize=(3.0 * COLUMNS, 2 * pairs * height), facecolor="black")
@@ -57,10 +62,17 @@ def mosaic(scan: Floats, rarity: Floats, affine: Floats) -> Figure:
         hot.imshow(np.ma.masked_less(axial_picture(np.nan_to_num(heat), z), threshold), **colours, **style)
         words: dict[str, Any] = {"transform": plain.transAxes, "color": "white", "fontsize": 9}
         middle = grid @ [(grey.shape[0] - 1) / 2, (grey.shape[1] - 1) / 2, z, 1]
-        plain.text(0.5, 0.02, f"S {middle[2]:+.0f} mm", ha="center", **words)
+        plain.text(0.5, 0.02, f"{'S' if middle[2] >= 0 else 'I'} {abs(middle[2]):.0f} mm", ha="center", **words)
         plain.text(0.02, 0.5, "R", va="center", **words)
         plain.text(0.98, 0.5, "L", va="center", ha="right", **words)
     return figure
+
+
+def _scored_box(scored: NDArray[np.bool_], margin: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """First voxel of a box around what was scored, with a margin, and the first behind it; all if nothing was."""
+    places = np.argwhere(scored) if scored.any() else np.argwhere(np.ones_like(scored))
+    first = np.maximum(places.min(axis=0) - margin, 0)
+    return first.tolist(), np.minimum(places.max(axis=0) + 1 + margin, scored.shape).tolist()
 
 
 def still(scan: Floats, rarity: Floats, affine: Floats, lesion: NDArray[np.bool_] | None = None) -> Figure:
