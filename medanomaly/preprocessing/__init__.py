@@ -3,6 +3,7 @@
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
 from medanomaly.preprocessing.chains import bone_ct, brain_mri, head_ct, radiograph
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, FillOutsided, MaskOutsided, heatmap_to_scan
+from medanomaly.preprocessing.label_map import LabelMapd, heatmap_to_labels
 from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.region_mask import RegionMaskd
 
@@ -10,6 +11,7 @@ __all__ = [
     "LABEL_ON_SCAN",
     "CachedCompose",
     "FillOutsided",
+    "LabelMapd",
     "MaskOutsided",
     "NormalisePercentiles",
     "NormalisePercentilesd",
@@ -18,6 +20,7 @@ __all__ = [
     "bone_ct",
     "brain_mri",
     "head_ct",
+    "heatmap_to_labels",
     "heatmap_to_scan",
     "radiograph",
     "user_cache",

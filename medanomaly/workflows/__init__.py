@@ -3,7 +3,8 @@
 from medanomaly.workflows.cohort import benchmark
 from medanomaly.workflows.demo import demo
 from medanomaly.workflows.evaluate import evaluate
+from medanomaly.workflows.publish import publish
 from medanomaly.workflows.score import score
 from medanomaly.workflows.train import train
 
-__all__ = ["benchmark", "demo", "evaluate", "score", "train"]
+__all__ = ["benchmark", "demo", "evaluate", "publish", "score", "train"]
