@@ -132,6 +132,8 @@ class BundleCard:
             "is unlike them, too. Measure it on your own data before you believe it.",
             "What it was never shown it cannot name: a label is neither a diagnosis nor a segmentation of a lesion.",
             "The weights of any network may hold traces of what it was trained on.",
+            "LICENSE is that of medanomaly. What may be done with the weights depends on the data, too: ask whom they "
+            "come from.",
         ]
         return "\n".join(f"- {line}" for line in [*lines, *self.warnings()])
 

@@ -25,7 +25,7 @@ from medanomaly.workflows.settings import check_value
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # in the name of a folder, MONAI Label takes these words for another kind of model, which it runs in another way
-TAKEN_FOR_OTHERS = ("classification", "deepedit", "deepgrow", "detection", "vista")
+TAKEN_FOR_OTHERS = ("classification", "deepedit", "deepgrow", "detection")
 # of this machine, or of one cohort; in a published bundle they are as in one that nobody has trained yet
 ONES_OWN = ("bundle_root", "dataset_dir", "datalist", "section", "output_dir", "cache_dir", "device")
 TRAINING = ("seed", "max_epochs", "patience", "batch_size", "patches_per_epoch", "decay", "amp")
