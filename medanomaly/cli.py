@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medanomaly.cli_bundle import bundle as bundle_commands
 from medanomaly.cli_data import data
 
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data", no_args_is_help=True)
+app.add_typer(bundle_commands, name="bundle", no_args_is_help=True)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
 DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]

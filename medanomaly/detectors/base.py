@@ -32,6 +32,8 @@ class Detector(nn.Module):
         streams: sections of the datalist that training batches come from; "training" holds what is normal.
         searches: whether scoring needs gradients, as where each patch's best code is searched for.
         exportable: whether ``torch.jit.script`` works.
+        keeps_patches: whether its state holds patches that it was trained on, as they are. Who publishes it publishes
+            these.
         signed: whether the detector can tell what is brighter from what is darker than expected.
         sign: what the score tells of: "both", "bright" or "dark".
     """
@@ -39,6 +41,7 @@ class Detector(nn.Module):
     streams = ("training",)  # type: tuple[str, ...]  # a comment, as TorchScript cannot read the annotation
     searches = False
     exportable = True
+    keeps_patches = False
     signed = False
 
     def __init__(self, in_channels: int = 1, patch_size: int = 16, spatial_dims: int = 2) -> None:

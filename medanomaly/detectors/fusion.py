@@ -79,6 +79,7 @@ class Fusion(Detector):
         self.signed = all(member.signed for member in detectors)
         self.searches = any(member.searches for member in detectors)
         self.exportable = all(member.exportable for member in detectors)
+        self.keeps_patches = any(member.keeps_patches for member in detectors)
         self.streams = tuple(dict.fromkeys(stream for member in detectors for stream in member.streams))
         self.sizes = [int(member.patch_size) for member in self.members]  # type: ignore[arg-type]
         self.strides = [int(m.get("stride") or s // 2) for m, s in zip(members, self.sizes, strict=True)]

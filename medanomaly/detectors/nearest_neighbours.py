@@ -31,6 +31,7 @@ class NearestNeighbours(AnyLength, Detector):
     """
 
     any_length: ClassVar[tuple[str, ...]] = ("bank",)
+    keeps_patches = True
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class OneClassSVM(AnyLength, Detector):
     """
 
     any_length: ClassVar[tuple[str, ...]] = ("support_vectors", "dual_coef")
+    keeps_patches = True  # the support vectors are patches
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ class RandGAN(Detector):
         ConfigError: in 3-D, for which the method is not recommended, and for settings that cannot work.
     """
 
-    searches, exportable = True, False
+    searches, exportable, keeps_patches = True, False, True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from medanomaly.preprocessing.bias_correction import CorrectBiasd
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
 from medanomaly.preprocessing.chains import bone_ct, brain_mri, head_ct, radiograph
 from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, FillOutsided, MaskOutsided, heatmap_to_scan
+from medanomaly.preprocessing.label_map import LabelMapd, heatmap_to_labels
 from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.deepbet_mask import deepbet_mask
 from medanomaly.preprocessing.extracted_already import extracted_brain
@@ -15,6 +16,7 @@ __all__ = [
     "CachedCompose",
     "CorrectBiasd",
     "FillOutsided",
+    "LabelMapd",
     "MaskOutsided",
     "NormalisePercentiles",
     "NormalisePercentilesd",
@@ -26,6 +28,7 @@ __all__ = [
     "deepbet_mask",
     "extracted_brain",
     "head_ct",
+    "heatmap_to_labels",
     "heatmap_to_scan",
     "radiograph",
     "user_cache",

@@ -183,7 +183,9 @@ def _steps_of_volumes(
     ]
     if spacing is not None:
         modes = ("bilinear", "nearest", "bilinear")
-        steps.append(Spacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True))
+        steps.append(
+            _VolumeSpacingd(KEYS, pixdim=tuple(spacing), mode=modes, dtype=np.float32, allow_missing_keys=True)
+        )
         steps.append(_AnyLesiond())
     return steps
 
@@ -217,6 +219,13 @@ def _is_spacing(spacing: Any) -> bool:
         and len(spacing) == 3
         and all(isinstance(s, int | float) and s > 0 for s in spacing)
     )
+
+
+class _VolumeSpacingd(Spacingd):
+    """MONAI's, shown volumes alone: it takes another key with "image_" for metadata, as MONAI Label's "image_path"."""
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        return {**data, **super().__call__({key: data[key] for key in self.key_iterator(dict(data))}, lazy)}
 
 
 class _KeepMasksd(MapTransform):

@@ -3,9 +3,10 @@
 from medanomaly.workflows.cohort import benchmark
 from medanomaly.workflows.demo import demo
 from medanomaly.workflows.evaluate import evaluate
+from medanomaly.workflows.publish import publish
 from medanomaly.workflows.regions import regions
 from medanomaly.workflows.score import score
 from medanomaly.workflows.train import train
 from medanomaly.workflows.view import view
 
-__all__ = ["benchmark", "demo", "evaluate", "regions", "score", "train", "view"]
+__all__ = ["benchmark", "demo", "evaluate", "publish", "regions", "score", "train", "view"]

@@ -195,10 +195,10 @@ def open_bundle(root: Path, config: str, **settings: Any) -> Iterator[ConfigWork
         message = plain_message(error)
         if message is not None:
             raise ConfigError(message) from error
-        raise ConfigError(f"{file} failed: {_chain(error)}") from error
+        raise ConfigError(f"{file} failed: {innermost_first(error)}") from error
 
 
-def _chain(error: BaseException | None) -> str:
+def innermost_first(error: BaseException | None) -> str:
     """First lines of an error and its causes, the innermost first."""
     lines: list[str] = []
     while error is not None:

@@ -194,6 +194,19 @@ def test_the_same_seed_gives_the_same_detector(setting, trained):
         assert torch.allclose(other(patches), trained(patches), rtol=1e-3) != setting[0].random
 
 
+def test_who_keeps_training_patches_says_so(trained):
+    """Rows of its state that are a training patch but for brightness and contrast: one that it keeps, not a chance."""
+    patches = torch.cat([gratings(24, trained.in_channels, trained.spatial_dims, seed) for seed in (1, 2)]).flatten(1)
+    alike = 0
+    for value in trained.state_dict().values():
+        if value.ndim > 1 and value[0].numel() == patches.shape[1]:
+            rows = torch.cat([value.flatten(1).float(), patches])
+            rows = rows - rows.mean(dim=1, keepdim=True)
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            alike += int(((rows[: len(value)] @ rows[len(value) :].t()).amax(dim=0) > 0.99999).sum())
+    assert trained.keeps_patches == (alike > 2)
+
+
 @torch.no_grad()
 def test_a_score_does_not_depend_on_the_other_patches_of_its_batch(trained):
     patches = gratings(6, trained.in_channels, trained.spatial_dims, 7)
