@@ -24,8 +24,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
     ``region_fraction`` is the share of the image that was scored, and ``warning`` says what is odd about that as the
-    mask of a brain, and about registrations, if anything: a case from the cache went past the step that would have warned. Of a film, or where
-    all of an image is scored, as ``run.json`` in the folder says, nothing is.
+    mask of a brain, and about registrations, if anything: a case from the cache went past the step that would have
+    warned. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, nothing is.
 
     Args:
         case: with ``case`` and ``image`` (paths).
