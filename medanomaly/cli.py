@@ -124,7 +124,8 @@ def score(
         typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of a folder or zip; repeatable."),
     ] = None,
     register: Annotated[
-        bool, typer.Option("--register", help="Align the further channels of a case with the first; they may lie anywhere.")
+        bool,
+        typer.Option("--register", help="Align the further channels of a case with the first; they may lie anywhere."),
     ] = False,
     sign: Annotated[
         str | None,

@@ -30,7 +30,8 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     normals can promise; None if the detector was trained on them.
     ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from, and
     ``warning`` says what is odd about that as the mask of a brain, and about registrations, if anything, as far as
-    scoring wrote it down. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, no mask is.
+    scoring wrote it down. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, no mask
+    is.
 
     Args:
         case: with ``case`` and ``image`` (paths).

@@ -1,10 +1,12 @@
-"""Heads that are known at every point of space, so that a moved one is not interpolated, on any grid, in any contrast."""
+"""Heads that are known at every point of space, on any grid, in any contrast: a moved one is not interpolated."""
 
 from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
 from scipy.spatial.transform import Rotation
+
+from medanomaly.preprocessing.registration import Registration
 
 CENTRE = np.array([4.0, -18.0, 12.0])  # mm, RAS
 CONTRASTS = {"flair": (0.0, 1.25, 1.0, 0.25, 2.0), "t1": (0.0, 0.68, 1.0, 0.3, 0.55)}  # air, grey, white, CSF, marker
@@ -49,3 +51,18 @@ def error_of(found, true):
     rest = np.linalg.inv(true) @ found
     away = np.linalg.norm(nib.affines.apply_affine(rest, CENTRE) - CENTRE)
     return float(away), float(np.degrees(Rotation.from_matrix(rest[:3, :3]).magnitude()))
+
+
+def found(**changes):
+    """A registration as it should be, but for ``changes``."""
+    usual = {
+        "matrix": np.eye(4),
+        "shift_mm": 2.0,
+        "rotation_degrees": 1.0,
+        "stretch": (1.0, 1.0),
+        "similarity": 0.24,
+        "similarity_before": 0.2,
+        "sharpness": 1.5,
+        "covered": 0.99,
+    }
+    return Registration(**(usual | changes))

@@ -22,10 +22,9 @@ from medanomaly.preprocessing.channels import (
     registration_path,
     registration_warnings,
 )
-from medanomaly.preprocessing.registration import Registration
 from tests.data.made_dicom import slices_of, write_slices
 from tests.preprocessing.cached_cases import assert_same, counting
-from tests.preprocessing.made_heads import CENTRE, grid, head, moved
+from tests.preprocessing.made_heads import CENTRE, found, grid, head, moved
 
 FIRST = grid("LPS", (4.0, 4.0, 6.0), (5, 0, -4))
 SECOND = grid("ASR", (4.5, 4.0, 5.0), (0, -6, 3), extent=(150.0, 180.0, 120.0))
@@ -35,21 +34,6 @@ MOTION = moved()
 def save(path, array, affine):
     nib.save(nib.Nifti1Image(array, affine), path)
     return str(path)
-
-
-def found(**changes):
-    """A registration as it should be, but for ``changes``."""
-    usual = {
-        "matrix": np.eye(4),
-        "shift_mm": 2.0,
-        "rotation_degrees": 1.0,
-        "stretch": (1.0, 1.0),
-        "similarity": 0.24,
-        "similarity_before": 0.2,
-        "sharpness": 1.5,
-        "covered": 0.99,
-    }
-    return Registration(**(usual | changes))
 
 
 def known(fixed, moving, **_):
@@ -158,12 +142,14 @@ def test_the_chain_registers_keeps_and_writes_down(files, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "USUAL_COVERED", 1.0)
     settings = {"in_channels": 2, "spacing": (4, 4, 4), "cache_dir": tmp_path / "cache"}
     chain, prepared = counting(brain_mri(**settings, register=True))
-    case = chain(files)
+    with pytest.warns(UserWarning, match="of the region is not scored"):
+        case = chain(files)
     again = chain(files)
     assert len(prepared) == 1
     assert_same(again, case)
-    with pytest.raises(InputError, match="--register"):  # what was registered is not taken for a case without
+    with pytest.raises(RuntimeError) as error:  # what was registered is not taken for a case without
         brain_mri(**settings)(files)
+    assert "--register" in str(error.value.__cause__)
     region = again["scan_region"][0].numpy()
     assert region.sum() < (nib.load(files["region"]).get_fdata() > 0).sum()
 
@@ -179,8 +165,8 @@ def test_the_chain_registers_keeps_and_writes_down(files, tmp_path, monkeypatch)
     assert said.startswith("all channels: ") and "not scored" in said
     assert "nii" not in registration_path(out, "a").read_text()
 
-    alone = brain_mri(region="nonzero", spacing=None, register=True)  # nothing to register: nothing is written
-    case = alone({"image": files["region"], "case": "a"})
+    alone = brain_mri(region="all", spacing=None, register=True)  # nothing to register: nothing is written
+    case = alone({"image": files["image"][0], "case": "a"})
     heatmap_to_scan(alone, out)({**case, "pred": case["image"].as_tensor()})
     assert not registration_path(out, "a").exists() and registration_warnings(out, "a") == []
 
