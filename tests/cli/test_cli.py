@@ -273,7 +273,7 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
     for arguments, words in (
         (["mnist"], "there are cohort, fashion-mnist, toy-lesions, white-matter"),
         (["fashion-mnist", "--seeds", "a"], "write --seeds 0,1,2"),
-        (["fashion-mnist", "--detectors", "gan"], "it has intensity, pca"),
+        (["fashion-mnist", "--detectors", "gan"], "it has intensity, intensity-inverted, pca"),
         (["fashion-mnist", "--detectors", "pca"], "--data-root"),
     ):
         assert command("benchmark", *arguments, "--output", tmp_path / "out") == 1

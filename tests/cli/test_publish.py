@@ -151,7 +151,7 @@ def test_labels_of_a_file_with_an_axis_too_many_have_the_grid_of_its_voxels(
 def test_the_share_of_normals_above_the_threshold_is_chosen_and_stated(
     command: Callable[..., int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["bundle", "publish", "wide", "--model", trained, "--output", tmp_path, "--fpr", 0.05]
+    arguments = ["bundle", "publish", "wide", "--model", trained, "--output", tmp_path, "--fpr", 0.05, "--region", "given"]
     assert command(*arguments) == 0
     threshold = Calibration.load(trained / "models" / "calibration.json").voxel_threshold(0.05)
     told = f"1 (anomaly) where the score is above {threshold:.4g}, as in 5 % of the voxels of normal cases"
@@ -165,7 +165,7 @@ def test_the_share_of_normals_above_the_threshold_is_chosen_and_stated(
 
 
 def test_a_label_server_is_told_plainly_that_masks_are_missing(trained: Path, cohort: Path, tmp_path: Path) -> None:
-    server = LabelServer(publish("masks", trained, tmp_path))
+    server = LabelServer(publish("masks", trained, tmp_path, region="given"))
     with pytest.raises(InputError, match="has no brain mask"):
         server.infer(cohort.parent / "test-1" / "image0.nii.gz", tmp_path / "labels.nii.gz")
 
@@ -269,7 +269,7 @@ def test_a_model_that_cannot_be_published_is_refused(
         ("../anomaly", {}, "it is that of a folder"),
         ("", {}, "it is that of a folder"),
         ("anomaly_Detection", {}, "holds 'detection', by which MONAI Label takes a bundle for another kind"),
-        ("anomaly", {"region": "bet"}, "region is 'bet': use 'given', 'nonzero', 'all'"),
+        ("anomaly", {"region": "bet"}, "region is 'bet': use one of 'auto', 'given'"),
         ("anomaly", {"region": "~/bet {image} {mask}"}, "names a place on this machine"),
         ("anomaly", {"sign": "bright"}, "does not tell brighter from darker"),
         ("anomaly", {"false_positive_rate": 2.0}, "The false-positive rate is 2.0"),

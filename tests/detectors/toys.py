@@ -69,6 +69,7 @@ class Bank(AnyLength, Detector):
     """The distance to the nearest of the normal patches that differ from all kept before them."""
 
     any_length: ClassVar = ("kept",)
+    keeps_patches = True
 
     def __init__(self, in_channels=1, patch_size=16, spatial_dims=2, apart=1.0):
         super().__init__(in_channels, patch_size, spatial_dims)

@@ -95,7 +95,7 @@ def test_the_overlay_makes_any_bundle_one_for_ct(scan, tmp_path, name, region):
         config = json.loads((root / "configs" / f"{file}.json").read_text())
         assert (config["region"], config["window"], config["more_settings"]["window"]) == (region, [0, 100], "@window")
         parser = ConfigParser(
-            {key: config[key] for key in ("in_channels", "spacing", "region", "window", "preprocessing")}
+            {key: config[key] for key in ("in_channels", "spacing", "region", "window", "register", "preprocessing")}
         )
         parser["cache_dir"] = None
         prepared = parser.get_parsed_content("preprocessing")(scan)
