@@ -52,18 +52,30 @@ def brain_mask_problems(mask: NDArray[np.bool_], image: MetaTensor) -> list[str]
         mask: with a voxel at least.
         image: (C, H, W, D) in mm, of which the first channel is looked at.
     """
-    affine = np.asarray(image.affine, np.float64)[:3, :3]
     found = [region_share_warning(float(mask.mean()))]
-    volume = float(mask.sum() * abs(np.linalg.det(affine)) / 1000)
+    volume = volume_in_ml(mask, image)
     if not VOLUME[0] <= volume <= VOLUME[1]:
         usual = f"{VOLUME[0]:,.0f} to {VOLUME[1]:,.0f} ml is usual of adults"
         found.append(f"the brain mask has {volume:,.0f} ml, where {usual}")
-    step = np.maximum(1, np.floor(COARSE / np.linalg.norm(affine, axis=0) + 0.01)).astype(int)
-    thin = tuple(slice(None, None, int(n)) for n in step)
-    coarse, scan, axes = mask[thin], np.asarray(image.as_tensor()[0])[thin], affine @ np.diag(step)
+    coarse = mask[thinning(image)]
     if coarse.any():
-        found += [_pieces(coarse), _cut(coarse), *_edges(coarse, scan, axes)]
+        found += [_pieces(coarse), _cut(coarse), *edge_problems(mask, image)]
     return [problem for problem in found if problem]
+
+
+def volume_in_ml(mask: NDArray[np.bool_], image: MetaTensor) -> float:
+    """How large a mask (H, W, D) on the grid of ``image`` is."""
+    return float(mask.sum() * abs(np.linalg.det(_steps_of(image))) / 1000)
+
+
+def _steps_of(image: MetaTensor) -> NDArray[np.float64]:
+    return np.asarray(image.affine, np.float64)[:3, :3]
+
+
+def thinning(image: MetaTensor) -> tuple[slice, ...]:
+    """Every so many voxels (H, W, D) of ``image`` that they are about ``COARSE`` mm apart, or as far as they are."""
+    steps = np.floor(COARSE / np.linalg.norm(_steps_of(image), axis=0) + 0.01).astype(int)
+    return tuple(slice(None, None, max(1, int(step))) for step in steps)
 
 
 def _pieces(mask: NDArray[np.bool_]) -> str:
@@ -91,8 +103,11 @@ def _cut(mask: NDArray[np.bool_]) -> str:
     )
 
 
-def _edges(mask: NDArray[np.bool_], scan: NDArray[np.float32], axes: NDArray[np.float64]) -> list[str]:
-    """What of the image does not fit the border of the mask; ``axes`` (3, 3) are the steps of a voxel in RAS, mm."""
+def edge_problems(mask: NDArray[np.bool_], image: MetaTensor) -> list[str]:
+    """What of the first channel of ``image`` (C, H, W, D) does not fit the border of a mask (H, W, D), see above."""
+    thin = thinning(image)
+    mask, scan = mask[thin], np.asarray(image.as_tensor()[0])[thin]
+    axes = _steps_of(image) * np.array([step.step for step in thin])  # of a voxel in RAS, mm, as columns
     spacing = np.linalg.norm(axes, axis=0)
     background = float(np.percentile(scan, 1))
     bright = float(np.median(scan[mask])) - background

@@ -39,7 +39,7 @@ def warn_of_mask(region: MetaTensor, file: str) -> None:
 
 def _warning_of(region: MetaTensor) -> str:
     problems = region.meta[PROBLEMS]
-    return f"{problems}; where the mask is from: {region.meta[ORIGIN]}; {LOOK}" if problems else ""
+    return f"{problems} (mask from: {region.meta[ORIGIN]}); {LOOK}" if problems else ""
 
 
 def origin_path(folder: str | Path, case: str) -> Path:

@@ -204,7 +204,7 @@ def test_a_mask_is_made_once_and_its_oddness_is_told_each_time_and_kept_with_the
             prepared = chain(dict(case))
         told = [str(w.message) for w in caught if "brain mask" in str(w.message)]
         assert len(calls) == 1 and len(told) == 1, turn
-        assert "head.nii.gz: below the border" in told[0] and "from: deepbet; look at it over the scan" in told[0]
+        assert "head.nii.gz: below the border" in told[0] and "(mask from: deepbet); look at it over the scan" in told[0]
     prepared["pred"] = prepared["region"].clone()
     heatmap_to_scan(chain, tmp_path / "out")(prepared)
     kept = json.loads((tmp_path / "out" / "head" / "head_mask.json").read_text())
