@@ -7,26 +7,30 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medanomaly.preprocessing.mask_check import VOLUME, edge_problems, thinning, volume_in_ml
+from medanomaly.preprocessing.mask_check import VOLUME, edge_problems, piece_problem, thinning, volume_in_ml
 
 LEAST_FACE = 0.96  # of the two faces of the image on each axis: of a whole head, the neck takes 10 % and more
-EDGE, LEAST_EDGE = 2.0, 0.3  # brightness of the outermost mm, of the median: 0.43 to 1.2 of brains, up to 0.18 of heads
-BELOW, DARK, MOST_DARK = 4.0, 0.2, 0.08  # share that is as dark below these mm: up to 0.06 of brains, mostly 0.1 of heads
+EDGE, LEAST_EDGE = 2.0, 0.3  # of the median, the outermost mm: 0.43 to 1.2 of brains, up to 0.18 of heads
+BELOW, DARK, MOST_DARK = (
+    4.0,
+    0.2,
+    0.08,
+)  # share as dark below these mm: up to 0.06 of brains, mostly 0.1 of heads
 
 
 def extracted_brain(image: MetaTensor) -> NDArray[np.bool_] | None:
     """The brain (H, W, D) in ``image`` (C, H, W, D) if it was extracted already, or else None.
 
-    It was if, in the first channel, one value fills the faces of the image, and what has another value is no larger
-    than brains are, has their edges (:func:`edge_problems`), begins with tissue and has no bone in it. (What begins with
-    the noise and the skin of a head, whose background was set to 0, is faint at first.) Further channels add their voxels
-    where they have been extracted, too. The background need not be 0: normalisation moves it.
+    It was if, in the first channel, one value fills the faces of the image, and what has another value is one piece, no
+    larger than brains are, has their edges (:func:`edge_problems`), begins with tissue and has no bone in it. (What
+    begins with the noise and the skin of a head, whose background was set to 0, is faint at first.) Further channels
+    add their voxels where they have been extracted, too. The background need not be 0: normalisation moves it.
     """
     channels = np.asarray(image.as_tensor())
     mask = _not_background(channels[0])
     if mask is None or volume_in_ml(mask, image) > VOLUME[1] or not _is_tissue_to_its_edge(image, mask):
         return None
-    if edge_problems(mask, image):
+    if piece_problem(mask[thinning(image)]) or edge_problems(mask, image):
         return None
     for channel in channels[1:]:
         further = _not_background(channel)

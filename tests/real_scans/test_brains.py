@@ -75,7 +75,17 @@ def test_a_heatmap_hardly_depends_on_whether_deepbet_or_somebody_else_drew_the_b
     settings = {"spacing": [3, 3, 3], "patches_per_epoch": 1280, "stride": 4}
     model = train(datalist, tmp_path / "model", bundle="pca", settings=settings)
     score(HEADS[0], model, tmp_path / "given", region=given_mask(HEADS[0]))
-    command = [sys.executable, "-m", "medanomaly.cli", "score", HEADS[0], "--model", model, "--output", tmp_path / "own"]
+    command = [
+        sys.executable,
+        "-m",
+        "medanomaly.cli",
+        "score",
+        HEADS[0],
+        "--model",
+        model,
+        "--output",
+        tmp_path / "own",
+    ]
     cut = ["unshare", "-rn"] if subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0 else []
     done = subprocess.run([*cut, *map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
