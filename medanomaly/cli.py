@@ -30,6 +30,7 @@ app.add_typer(data, name="data", no_args_is_help=True)
 app.add_typer(bundle_commands, name="bundle", no_args_is_help=True)
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
+BRAINS = "auto (the case's own mask, or deepbet), given, nonzero, all, deepbet, hd-bet, synthstrip, or a command"
 DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]
 Section = Annotated[str, typer.Option(help="Section of the datalist.")]
 Setting = Annotated[
@@ -68,7 +69,11 @@ def train(
     ] = None,
     brain: Annotated[
         str | None,
-        typer.Option("--brain", "--region", help="auto (if not given), given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with {image}, {mask}."),
+        typer.Option(
+            "--brain",
+            "--region",
+            help=f"{BRAINS}; auto if not given.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, patches and noise; 0 if not given.")] = None,
@@ -116,8 +121,7 @@ def score(
         typer.Option(
             "--brain",
             "--region",
-            help="A mask file, auto (mostly the default: the case's own mask, or deepbet), given, nonzero, all, deepbet, hd-bet, "
-            "synthstrip, or a command with {image}, {mask}.",
+            help=f"A mask file, {BRAINS}; the model's own way, mostly auto, if not given.",
         ),
     ] = None,
     series: Annotated[
@@ -210,7 +214,8 @@ def benchmark(
         typer.Option(help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct."),
     ] = None,
     brain: Annotated[
-        str | None, typer.Option(help="Of cohort: auto, given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with {image}, {mask}.")
+        str | None,
+        typer.Option(help=f"Of cohort: {BRAINS}."),
     ] = None,
     reduced: Annotated[
         bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")

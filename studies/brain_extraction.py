@@ -3,7 +3,7 @@
     python -m studies.brain_extraction --data-root /data
 
 Runs ``medanomaly.preprocessing.deepbet_mask`` on the 28 T1 heads of ``ixi_t1`` and on the FLAIR, T1 and T2 of
-``ms_whole_head``, each as it was scanned. Where a mask is given on the same grid (all T1 of ``ixi_t1``, all FLAIR), prints
+``ms_whole_head``, each as it was scanned. Where a mask is given on the same grid (T1 of ``ixi_t1``, FLAIR), prints
 the Dice against it; of all, volume, seconds of the processor, and what is odd about the mask.
 """
 

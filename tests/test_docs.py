@@ -63,7 +63,7 @@ def test_the_examples_in_python_run(cohort: Path, tmp_path: Path, monkeypatch: p
     shutil.copy(cohort.parent / "test-1/brain.nii.gz", tmp_path / "mask.nii.gz")
     monkeypatch.chdir(tmp_path)
     exec(heatmap.replace("spacing=(1, 1, 1)", "spacing=(2, 2, 3)"), {})
-    assert len(list((tmp_path / "out-python/scan").iterdir())) == 2
+    assert len(list((tmp_path / "out-python/scan").iterdir())) == 3
     exec(figures, {})
 
 

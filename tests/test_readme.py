@@ -26,7 +26,8 @@ def test_the_python_examples_run(cohort: Path, tmp_path: Path, monkeypatch: pyte
     exec(re.sub(r"{.*}", small, three_lines), known)
     assert list(known["table"]["case"]) == ["test-0", "test-1"] and known["metrics"]["n_cases"] == 2
     exec(example.replace("spacing=(1, 1, 1)", "spacing=(2, 2, 3)"), {})
-    assert {path.name for path in (tmp_path / "out/scan").iterdir()} == {"scan_heatmap.nii.gz", "scan_display.nii.gz"}
+    written = {f"scan_{kind}" for kind in ("heatmap.nii.gz", "display.nii.gz", "mask.json")}
+    assert {path.name for path in (tmp_path / "out/scan").iterdir()} == written
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])

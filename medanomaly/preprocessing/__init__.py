@@ -3,12 +3,12 @@
 from medanomaly.preprocessing.bias_correction import CorrectBiasd
 from medanomaly.preprocessing.cache import CachedCompose, user_cache
 from medanomaly.preprocessing.chains import bone_ct, brain_mri, head_ct, radiograph
-from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, FillOutsided, MaskOutsided, heatmap_to_scan
-from medanomaly.preprocessing.label_map import LabelMapd, heatmap_to_labels
-from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.deepbet_mask import deepbet_mask
 from medanomaly.preprocessing.extracted_already import extracted_brain
+from medanomaly.preprocessing.inverse import LABEL_ON_SCAN, FillOutsided, MaskOutsided, heatmap_to_scan
+from medanomaly.preprocessing.label_map import LabelMapd, heatmap_to_labels
 from medanomaly.preprocessing.mask_check import brain_mask_problems
+from medanomaly.preprocessing.normalisation import NormalisePercentiles, NormalisePercentilesd, WindowHounsfieldd
 from medanomaly.preprocessing.region_mask import RegionMaskd
 
 __all__ = [

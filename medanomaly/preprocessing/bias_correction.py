@@ -61,7 +61,7 @@ def bias_field(
         region: from which the field is taken, (H, W, D).
         spacing: mm along H, W and D.
     """
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813, as it is called everywhere
 
     image = sitk.GetImageFromArray(volume.T)
     image.SetSpacing(spacing.tolist())

@@ -104,7 +104,7 @@ class CachedCompose(Compose):
             if self._key(data) == key:  # no file was changed while it was read
                 self._keep(made, entry)
         else:
-            warn_of_mask(made["region"], str(made["image"].meta.get("filename_or_obj", "the image")))
+            warn_of_mask(made["region"])
         return {**data, **made}
 
     def _key(self, case: Any) -> str | None:

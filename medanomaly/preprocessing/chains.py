@@ -40,18 +40,18 @@ def brain_mri(
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
-    Read, look at the voxel sizes, find the brain and check its mask, reorient to RAS (axes are permuted and flipped, so an oblique scan
-    stays oblique), resample (image linearly, the brain by nearest neighbour, the label so that every voxel that holds
-    any lesion counts: it is there to keep lesions out of training), normalise inside the brain. The moves are recorded
-    for the inverse.
+    Read, look at the voxel sizes, find the brain and check its mask, reorient to RAS (axes are permuted and flipped, so
+    an oblique scan stays oblique), resample (image linearly, the brain by nearest neighbour, the label so that every
+    voxel that holds any lesion counts: it is there to keep lesions out of training), normalise inside the brain. The
+    moves are recorded for the inverse.
 
     Args:
         in_channels: how many images a case must have; None for any number.
         spacing: voxel size in mm; None keeps the scan's own.
         region: see :class:`RegionMaskd`.
         percentiles, clip: see :class:`NormalisePercentiles`.
-        bias_correction: take out the smooth field of the coil in the brain by N4 first, see :class:`CorrectBiasd`; takes
-            seconds to minutes a channel. A detector must be trained as it scores.
+        bias_correction: take out the smooth field of the coil by N4 first, see :class:`CorrectBiasd`; takes seconds to
+            minutes a channel. A detector must be trained as it scores.
         cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
             ``region`` depends on cannot be known, so its cases are never kept.
         register: bring the further images of a case onto the grid of the first, by a rigid registration, see
@@ -89,8 +89,8 @@ def head_ct(
         window: lower and upper end in HU; 0 to 80 shows brain and blood.
 
     Raises:
-        ConfigError: if ``spacing`` is not three numbers above 0, ``window`` is not two that rise, or ``region`` is a way
-            to find the brain in MRI.
+        ConfigError: if ``spacing`` is not three numbers above 0, ``window`` is not two that rise, or ``region`` is a
+            way to find the brain in MRI.
     """
     if region in ("auto", "deepbet", "hd-bet"):
         raise ConfigError(

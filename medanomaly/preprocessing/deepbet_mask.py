@@ -57,11 +57,12 @@ def deepbet_mask(image: MetaTensor) -> NDArray[np.bool_]:
         if not found.any():
             raise InputError(f"deepbet finds no brain in {file}; {_OTHERWISE}")
         box = _box_of(found, volume.shape)
-        around = head[(slice(None), slice(None), *box)]
+        there = (slice(None), slice(None), *box)
+        around = head[there]
         drawn = _network(*DRAWER)(_in_range(interpolate(around, FINE, mode="nearest-exact"), low, high))[:, 1:]
-        there = interpolate(drawn, around.shape[2:], mode="trilinear", align_corners=False)[0, 0].numpy()
+        share = interpolate(drawn, around.shape[2:], mode="trilinear", align_corners=False)[0, 0].numpy()
     mask = np.zeros(volume.shape, bool)
-    mask[box] = main_piece(there > 0.5)
+    mask[box] = main_piece(share > 0.5)
     if not mask.any():
         raise InputError(f"deepbet finds no brain in {file}; {_OTHERWISE}")
     back = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), to_ras)

@@ -97,7 +97,7 @@ class RegionMaskd(MapTransform):
             problems = brain_mask_problems(inside[0], image) if self.is_brain_mri else [share] if share else []
         region = MetaTensor(torch.from_numpy(inside.astype(np.float32)), meta=dict(image.meta))
         case["region"] = note_origin(region, origin, problems)
-        warn_of_mask(case["region"], file)
+        warn_of_mask(case["region"])
         return case
 
     def _found(

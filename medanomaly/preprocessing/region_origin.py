@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from torch import Tensor
 
 from medanomaly.data.writing import heatmap_path, save_on_grid, written_whole
 
@@ -31,15 +32,16 @@ def note_origin(region: MetaTensor, origin: str, problems: Sequence[str]) -> Met
     return region
 
 
-def warn_of_mask(region: MetaTensor, file: str) -> None:
-    """Warn of what is odd about the mask of ``file``, if anything is: when it is made, and when the cache gives it."""
-    if region.meta.get(PROBLEMS):
+def warn_of_mask(region: Tensor) -> None:
+    """Warn of what is odd about a mask, if anything is: when it is made, and when the cache gives it."""
+    if isinstance(region, MetaTensor) and region.meta.get(PROBLEMS):
+        file = region.meta.get("filename_or_obj", "the image")
         warnings.warn(f"{file}: {_warning_of(region)}", stacklevel=2)
 
 
 def _warning_of(region: MetaTensor) -> str:
     problems = region.meta[PROBLEMS]
-    return f"{problems}; where the mask is from: {region.meta[ORIGIN]}; {LOOK}" if problems else ""
+    return f"{problems} (mask from: {region.meta[ORIGIN]}); {LOOK}" if problems else ""
 
 
 def origin_path(folder: str | Path, case: str) -> Path:

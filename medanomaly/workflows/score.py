@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-
 def score(
     scans: str | Path | Sequence[str | Path] | None = None,
     model: str | Path = "runs/model",

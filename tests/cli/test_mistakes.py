@@ -57,7 +57,7 @@ def _misspelt(cohort: Path, tmp_path: Path) -> list[object]:
     ("arguments", "words"),
     [
         (lambda cohort, tmp: [tmp / "absent.nii.gz", "--brain", "nonzero"], ["absent.nii.gz", "does not exist"]),
-        (lambda cohort, tmp: [cohort.parent / "test-0" / "image0.nii.gz"], ["no brain mask", "nonzero"]),
+        (_with_brain("given"), ["no brain mask", "nonzero"]),
         (_four_d, ["bold.nii.gz", "4-D", "(8, 8, 8, 3)"]),
         (_empty_mask, ["mask", "empty"]),
         (_two_channels, ["2 image channel(s)", "takes 1"]),

@@ -73,7 +73,7 @@ def test_run_json_says_what_made_the_heatmaps(command: Command, cohort: Path, tr
     assert run["model"] == str(trained)
     assert run["model_sha256"] == sha256(trained / "models" / "model.pt")
     assert run["calibration_sha256"] == sha256(trained / "models" / "calibration.json")
-    assert (run["sign"], run["region"], run["score_amp"]) == ("both", "given", False)
+    assert (run["sign"], run["region"], run["score_amp"]) == ("both", "auto", False)
     assert run["date"] and run["version"]
     first = run["cases"][0]
     scan = cohort.parent / "test-0" / "image0.nii.gz"

@@ -12,6 +12,7 @@ from medanomaly.preprocessing import CorrectBiasd, brain_mri
 from tests.preprocessing.made_head import as_image, made_head
 
 IMAGE, BRAIN, AFFINE = made_head()
+IMAGE, BRAIN, AFFINE = IMAGE[::2, ::2, ::2], BRAIN[::2, ::2, ::2], AFFINE @ np.diag([2, 2, 2, 1])
 X, Y, Z = (axis / size - 0.5 for axis, size in zip(np.indices(IMAGE.shape), IMAGE.shape, strict=True))
 FIELD = np.exp(0.9 * X - 0.7 * Y + 0.8 * Z**2 + 0.6 * X * Y)
 

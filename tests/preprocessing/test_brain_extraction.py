@@ -107,7 +107,10 @@ def write(path: Path, array, affine=AFFINE) -> str:
 
 def test_auto_takes_the_given_mask_then_the_extracted_brain_then_deepbet(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(REGION_MASK, "deepbet_mask", lambda image: BRAIN)
-    head, extracted = write(tmp_path / "head.nii.gz", IMAGE), write(tmp_path / "brain.nii.gz", np.where(BRAIN, IMAGE, 0))
+    head, extracted = (
+        write(tmp_path / "head.nii.gz", IMAGE),
+        write(tmp_path / "brain.nii.gz", np.where(BRAIN, IMAGE, 0)),
+    )
     given = np.zeros_like(BRAIN)
     given[20:40, 20:50, 20:40] = True
     find = RegionMaskd("auto")
@@ -204,7 +207,9 @@ def test_a_mask_is_made_once_and_its_oddness_is_told_each_time_and_kept_with_the
             prepared = chain(dict(case))
         told = [str(w.message) for w in caught if "brain mask" in str(w.message)]
         assert len(calls) == 1 and len(told) == 1, turn
-        assert "head.nii.gz: below the border" in told[0] and "from: deepbet; look at it over the scan" in told[0]
+        assert (
+            "head.nii.gz: below the border" in told[0] and "(mask from: deepbet); look at it over the scan" in told[0]
+        )
     prepared["pred"] = prepared["region"].clone()
     heatmap_to_scan(chain, tmp_path / "out")(prepared)
     kept = json.loads((tmp_path / "out" / "head" / "head_mask.json").read_text())

@@ -49,14 +49,14 @@ def cut_by_the_border() -> np.ndarray:
 
 SPOILED = {
     "whole image": (np.ones(SHAPE, bool), "100.0 % of the image"),
-    "20 mm to the left": (shifted(0, -20), "darker than a brain: .* at the left.*does not become dark.* at the right"),
-    "20 mm to the back": (shifted(1, -20), "does not become dark.* at the front"),
-    "20 mm up": (shifted(2, 20), "% at the top"),
+    "20 mm to the left": (shifted(0, -20), "darker than a brain: .* at the left.*if it lay 15 mm nearer to the right"),
+    "20 mm to the back": (shifted(1, -20), "if it lay 15 mm nearer to the front"),
+    "20 mm up": (shifted(2, 20), "if it lay 15 mm nearer to the bottom"),
     "half": (half(), r"has [67]\d\d ml.*at the right"),
     "many pieces": (in_pieces(), r"in \d+ pieces"),
     "a ball in a corner": (ball(), r"has \d\d ml.*as dark in the brain mask as around it"),
     "dilated by 15 mm": (within(BRAIN, 15), r"has 2,\d\d\d ml"),
-    "eroded by 10 mm": (~within(~BRAIN, 10), r"does not become dark"),
+    "eroded by 10 mm": (~within(~BRAIN, 10), r"has \d\d\d ml"),
     "with the skull": (within(BRAIN, 9), "darker than a brain"),
     "upside down": (BRAIN[:, :, ::-1], "brain mask"),
     "cut by the border": (cut_by_the_border(), r"cut by the border of the image, where it has \d+ %"),

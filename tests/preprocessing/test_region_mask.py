@@ -146,7 +146,7 @@ def test_a_given_mask_that_is_empty(scan):
 
 @pytest.mark.parametrize("source", ["gven", "hd-bet -i {image}", "", None])
 def test_an_unknown_source_is_a_config_error(source):
-    with pytest.raises(ConfigError, match="use one of 'auto', 'given', .*'deepbet', .* a callable, or a command line"):
+    with pytest.raises(ConfigError, match=r"use one of 'auto', 'given', .*'deepbet', .* a callable, or a command line"):
         RegionMaskd(source)
 
 

@@ -89,10 +89,10 @@ def test_figures_and_threshold_of_brightness_are_those_of_the_files(done: Path, 
 def test_detectors_are_prepared_as_the_baseline_is(done: Path) -> None:
     options = [result(done, detector)["settings"]["options"] for detector in DETECTORS]
     assert options[0] == options[1] == options[2]
-    assert options[0]["preparation"] == {"spacing": [2, 2, 3], "region": "given"}
+    assert options[0]["preparation"] == {"spacing": [2, 2, 3], "region": "auto"}
     for detector in DETECTORS[1:]:
         config = json.loads((done / "cohort/runs" / f"{detector}_own_seed0" / "model/configs/train.json").read_text())
-        assert (config["spacing"], config["region"], config["stride"]) == ([2, 2, 3], "given", 8)
+        assert (config["spacing"], config["region"], config["stride"]) == ([2, 2, 3], "auto", 8)
     svm = json.loads((done / "cohort/runs/one_class_svm_own_seed0/model/configs/train.json").read_text())
     assert svm["max_samples"] == 20 and result(done, "one_class_svm")["settings"]["settings"]["max_samples"] == 20
     assert "max_samples" not in result(done, "ganomaly")["settings"]["settings"]
