@@ -151,7 +151,19 @@ def test_labels_of_a_file_with_an_axis_too_many_have_the_grid_of_its_voxels(
 def test_the_share_of_normals_above_the_threshold_is_chosen_and_stated(
     command: Callable[..., int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["bundle", "publish", "wide", "--model", trained, "--output", tmp_path, "--fpr", 0.05, "--region", "given"]
+    arguments = [
+        "bundle",
+        "publish",
+        "wide",
+        "--model",
+        trained,
+        "--output",
+        tmp_path,
+        "--fpr",
+        0.05,
+        "--region",
+        "given",
+    ]
     assert command(*arguments) == 0
     threshold = Calibration.load(trained / "models" / "calibration.json").voxel_threshold(0.05)
     told = f"1 (anomaly) where the score is above {threshold:.4g}, as in 5 % of the voxels of normal cases"

@@ -116,8 +116,10 @@ def test_the_maps_lie_on_the_tissue_and_move_with_it(tmp_path):
 
 def test_the_channels_of_an_extracted_brain_are_left_where_they_are():
     align = AlignChannels()
-    flair, t1 = (brain_mri(region="nonzero", spacing=None).transforms[0]({"image": str(EXTRACTED / name)})["image"]
-                 for name in ("FLAIR.nii.gz", "T1.nii.gz"))
+    flair, t1 = (
+        brain_mri(region="nonzero", spacing=None).transforms[0]({"image": str(EXTRACTED / name)})["image"]
+        for name in ("FLAIR.nii.gz", "T1.nii.gz")
+    )
     image, covered = align([flair, t1], ["FLAIR", "T1"])
     (one,) = records_of(image)
     assert one["shift_mm"] < 1 and one["rotation_degrees"] < 0.5 and one["warnings"] == []
