@@ -38,6 +38,8 @@ def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
     kind = "train" if config == "train" else "infer"
     if config != "evaluate":
         settings = {**BY_NAME[configs.parent.name].fast, **settings}
+    if config == "inference":
+        settings = {"report": False, **settings}
     made = ConfigWorkflow(str(configs / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
     made.initialize()
     return made

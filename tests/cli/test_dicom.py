@@ -67,7 +67,7 @@ def test_a_series_has_the_heatmap_of_the_nifti_file_and_names_nobody(
     assert command(*score, study) == 1  # which of the two series is not said
     said = capfd.readouterr().err
     assert "7: (its description may name the patient), MR, 20 image(s)" in said and "8: T1, MR, 20 image(s)" in said
-    assert command(*score, study, nifti, "--series", 7, "--brain", "nonzero") == 0
+    assert command(*score, study, nifti, "--series", 7, "--brain", "nonzero", reports=True) == 0
     table = pd.read_csv(out / "cases.csv")
     (series,) = [case for case in table["case"] if case != "scan"]
     assert re.fullmatch(r"series-7-[0-9a-f]{8}", series) and set(table["image"]) == {series, str(nifti)}
