@@ -159,7 +159,7 @@ def check(found: Registration) -> list[str]:
     if found.sharpness < LEAST_SHARPNESS:
         raise InputError(
             f"where they fit best their similarity is {found.similarity:.3f}, {found.sharpness:.2f} times that where "
-            f"one is displaced by 3 cm or 30 degrees; at least {LEAST_SHARPNESS:g} times is needed, and 1.5 is usual."
+            f"one is displaced by about 3 cm or 30 degrees; at least {LEAST_SHARPNESS:g} times is needed, 1.5 is usual."
         )
     odd = []
     if found.sharpness < USUAL_SHARPNESS:

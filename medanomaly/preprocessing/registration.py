@@ -23,11 +23,13 @@ SAMPLES = 60_000  # voxels that a step of the search looks at
 SEED = 1  # of which voxels
 BINS = 32
 FEWEST_SLICES = 4  # along each axis
+HEAD_MM = 100.0  # a cube of this side is the smallest of usual heads; for smaller ones all lengths here are smaller
 MARGIN_MM = 8.0  # around the head, so that its edge is seen
 TILTS = (-20.0, 20.0)  # degrees about each axis from which the search begins, beside none
 STARTS = 3  # of which the search is carried on
 USUAL_OVERLAP = 0.4  # of the head, below which a start counts for less
 CHANCE = (30.0, 30.0)  # mm and degrees: displaced so far, nothing fits any more
+ROUNDING = 1e-6  # by which a matrix may differ from a rotation
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # what SimpleITK counts in
 
 
@@ -91,18 +93,21 @@ def register(
             )
         if not volume.values.max() > volume.values.min():
             raise InputError(f"a volume that is {volume.values.min():g} everywhere cannot be registered.")
-    pairs = [tuple(_coarser(_clipped(volume), mm) for volume in (fixed, moving)) for mm in LEVELS_MM]
+    scale = min(1.0, _size_of(fixed, head) / HEAD_MM)
+    levels = [scale * mm for mm in LEVELS_MM]
+    clipped = [_clipped(volume) for volume in (fixed, moving)]
+    pairs = [tuple(_coarser(volume, mm) for volume in clipped) for mm in levels]
     masks = [head_of(level) if head is None else _on_grid(head, fixed, level) for level, _ in pairs]
     coarse, other = pairs[0]
     centre = _centre(masks[0], coarse)
     starts = list(_starts(coarse, other, centre))
     rated = sorted(starts, key=lambda matrix: -_rating(coarse, other, masks[0], matrix))[:STARTS]
-    wide = [ndimage.binary_fill_holes(_grown(mask, level)) for mask, (level, _) in zip(masks, pairs, strict=True)]
-    found = [m for start in rated if (m := _search(coarse, other, wide[0], start, centre, 8.0)) is not None]
+    wide = [_grown(mask, level, scale * MARGIN_MM) for mask, (level, _) in zip(masks, pairs, strict=True)]
+    found = [m for start in rated if (m := _search(coarse, other, wide[0], start, centre, levels[0])) is not None]
     if not found:
         raise InputError("the two volumes share no place of the head, wherever the search begins.")
     matrix = max(found, key=lambda matrix: _rating(coarse, other, masks[0], matrix))
-    for mask, (level, partner), mm in zip(wide[1:], pairs[1:], LEVELS_MM[1:], strict=True):
+    for mask, (level, partner), mm in zip(wide[1:], pairs[1:], levels[1:], strict=True):
         better = _search(level, partner, mask, matrix, centre, mm / 2, affine)
         matrix = matrix if better is None else better
     similarity, covered = similarity_of(coarse, other, masks[0], matrix)
@@ -115,7 +120,7 @@ def register(
         stretch=(float(stretch.min()), float(stretch.max())),
         similarity=similarity,
         similarity_before=similarity_of(coarse, other, masks[0], np.eye(4))[0],
-        sharpness=similarity / max(_chance(coarse, other, masks[0], matrix, centre), 1e-6),
+        sharpness=similarity / max(_chance(coarse, other, masks[0], matrix, centre, scale * CHANCE[0]), 1e-6),
         covered=covered,
     )
 
@@ -196,9 +201,17 @@ def _on_grid(mask: NDArray[np.bool_], of: Volume, level: Volume) -> NDArray[np.b
     return np.asarray(values >= 0.5)
 
 
-def _grown(mask: NDArray[np.bool_], volume: Volume) -> NDArray[np.bool_]:
+def _size_of(fixed: Volume, head: NDArray[np.bool_] | None) -> float:
+    """Side in mm of a cube as large as the head."""
+    extent = nib.affines.voxel_sizes(fixed.affine) * fixed.values.shape
+    rough = _coarser(fixed, float(extent.max()) / 32)
+    mask = head_of(rough) if head is None else _on_grid(head, fixed, rough)
+    return float(np.cbrt(mask.sum() * abs(np.linalg.det(rough.affine[:3, :3]))))
+
+
+def _grown(mask: NDArray[np.bool_], volume: Volume, mm: float) -> NDArray[np.bool_]:
     distance = ndimage.distance_transform_edt(~mask, nib.affines.voxel_sizes(volume.affine))
-    return np.asarray(distance <= MARGIN_MM)
+    return np.asarray(ndimage.binary_fill_holes(distance <= mm), bool)
 
 
 def _centre(mask: NDArray[np.bool_], volume: Volume) -> Array:
@@ -225,9 +238,11 @@ def _rating(fixed: Volume, moving: Volume, mask: NDArray[np.bool_], matrix: Arra
     return similarity * min(1.0, covered / USUAL_OVERLAP)
 
 
-def _chance(fixed: Volume, moving: Volume, mask: NDArray[np.bool_], matrix: Array, centre: Array) -> float:
+def _chance(
+    fixed: Volume, moving: Volume, mask: NDArray[np.bool_], matrix: Array, centre: Array, shift: float
+) -> float:
     """The highest similarity where ``moving`` is displaced from where it was found."""
-    shift, angle = CHANCE
+    angle = CHANCE[1]
     similarities = []
     for axis in (*np.eye(3), *-np.eye(3)):
         for turn, by in (
@@ -252,11 +267,10 @@ def _search(
     """The matrix nearby that makes the mutual information highest; None if the volumes have too little in common."""
     import SimpleITK
 
-    transform = SimpleITK.AffineTransform(3) if affine else SimpleITK.Euler3DTransform()
     lps, about = RAS_TO_LPS @ start @ RAS_TO_LPS, RAS_TO_LPS[:3, :3] @ centre
-    turn = lps[:3, :3].ravel().tolist()
+    transform: Any = SimpleITK.AffineTransform(3) if affine else SimpleITK.Euler3DTransform()
     transform.SetCenter(about.tolist())
-    transform.SetMatrix(turn) if affine else transform.SetMatrix(turn, 1e-6)
+    transform.SetMatrix(lps[:3, :3].ravel().tolist(), *([] if affine else [ROUNDING]))
     transform.SetTranslation((lps[:3, 3] - about + lps[:3, :3] @ about).tolist())
     method = SimpleITK.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)  # sums over threads differ in their last digits, and the search goes elsewhere

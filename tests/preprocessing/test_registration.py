@@ -11,6 +11,7 @@ import SimpleITK
 from sklearn.metrics import normalized_mutual_info_score
 
 from medanomaly.errors import InputError
+from medanomaly.preprocessing import registration
 from medanomaly.preprocessing.registration import Volume, head_of, register, resampled, similarity_of
 from tests.preprocessing.made_heads import CENTRE, error_of, grid, head, moved
 
@@ -21,7 +22,7 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", [pytest.param("thick-slices", marks=pytest.mark.slow), "oblique-sagittal-and-thick"])
 def test_a_known_motion_is_found_between_contrasts(name):
     first, second = (grid(*one) for one in GRIDS[name])
     motion = moved()
@@ -48,7 +49,8 @@ def test_a_far_header_a_large_turn_and_a_cut_field_of_view():
     assert 0.7 < found.covered < 0.95
 
 
-def test_the_same_each_time_on_any_number_of_threads():
+def test_the_same_each_time_on_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(registration, "SAMPLES", 8_000)  # fewer than there are, so that they are drawn
     affine, shape = grid(spacing=(7.0, 7.0, 8.0))
     fixed, moving = Volume(head(affine, shape), affine), Volume(head(affine, shape, moved(), "t1"), affine)
     usual = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
@@ -63,7 +65,8 @@ def test_the_same_each_time_on_any_number_of_threads():
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-9)  # mm: scales are estimated over threads
 
 
-def test_noise_does_not_fit_and_what_cannot_be_registered_is_said():
+def test_noise_does_not_fit_and_what_cannot_be_registered_is_said(monkeypatch):
+    monkeypatch.setattr(registration, "SAMPLES", 8_000)
     affine, shape = grid(spacing=(8.0, 8.0, 8.0))
     fixed = Volume(head(affine, shape), affine)
     noise = np.random.default_rng(0).random(shape, np.float32)
