@@ -24,7 +24,7 @@ HD_BET_MASK = "brain_bet.nii.gz"  # what HD-BET calls the mask that belongs to b
 
 HD_BET_INSTALL = (
     "'hd-bet' was asked for, but HD-BET is not installed or not on the PATH: install it (pip install "
-    "'medanomaly[hd-bet]'; it brings nnU-Net, and loads its weights when it first runs), or choose --brain deepbet, "
+    "hd-bet; it brings nnU-Net, and loads its weights when it first runs), or choose --brain deepbet, "
     "which needs nothing more."
 )
 SYNTHSTRIP_INSTALL = (

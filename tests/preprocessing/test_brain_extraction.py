@@ -185,7 +185,7 @@ def test_a_program_by_name(way, program, mask, words, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        ("hd-bet", r"not installed.*pip install 'medanomaly\[hd-bet\]'.*--brain deepbet"),
+        ("hd-bet", r"not installed.*pip install hd-bet;.*--brain deepbet"),
         ("synthstrip", r"mri_synthstrip, synthstrip-docker.*chmod \+x.*--brain deepbet"),
     ],
 )
