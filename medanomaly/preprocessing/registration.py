@@ -273,7 +273,8 @@ def _search(
     transform.SetMatrix(lps[:3, :3].ravel().tolist(), *([] if affine else [ROUNDING]))
     transform.SetTranslation((lps[:3, 3] - about + lps[:3, :3] @ about).tolist())
     method = SimpleITK.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums over threads differ in their last digits, and the search goes elsewhere
+    method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)  # sums over parts differ in their last digits, and the search goes elsewhere
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(_to_itk(mask.astype(np.uint8), fixed.affine))
     share = min(1.0, SAMPLES / max(mask.sum(), 1))
