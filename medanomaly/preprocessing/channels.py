@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medanomaly.data.reading import COVERED
+from medanomaly.data.reading import COVERED, read_channels
 from medanomaly.data.writing import heatmap_path, written_whole
 from medanomaly.errors import InputError
 from medanomaly.preprocessing.registration import Registration, Volume, register, resampled
@@ -118,6 +118,28 @@ def registration_warnings(folder: str | Path, case: str) -> list[str]:
     file = registration_path(folder, case)
     record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     return [f"{one['what']}: {words}" for one in record for words in one["warnings"]]
+
+
+def channels_of_case(paths: Sequence[str | Path], folder: str | Path, case: str) -> MetaTensor:
+    """The channels of a case that was scored into ``folder``, (C, H, W, D) on the grid of the first, to be looked at.
+
+    Those that were registered then are moved as they were, without being registered again.
+
+    Raises:
+        InputError: if a file cannot be read, or lies on another grid and was not registered.
+    """
+    file = registration_path(folder, case)
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    matrices = {one["what"]: np.array(one["matrix"]) for one in record if "matrix" in one}
+    if not matrices:
+        return read_channels(paths)
+    first, *others = (read_channels([path]) for path in paths)
+    fixed = _volume(first)
+    values = [fixed.values]
+    for number, channel in enumerate(others, start=1):
+        matrix = matrices.get(f"channel {number}", np.eye(4))
+        values.append(resampled(_volume(channel), fixed.values.shape, fixed.affine, matrix)[0])
+    return MetaTensor(torch.from_numpy(np.stack(values)), meta=dict(first.meta))
 
 
 def records_of(image: MetaTensor) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medanomaly.data import heatmap_path, read_channels, read_provenance
+from medanomaly.data import heatmap_path, read_provenance
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.films import is_picture
 from medanomaly.evaluation import Calibration
+from medanomaly.preprocessing.channels import channels_of_case
 from medanomaly.report import case_pictures, pages
 from medanomaly.report.films import film_layers
 from medanomaly.report.region_files import read_regions
@@ -44,7 +45,7 @@ def write_case_report(
         ConfigError: if the viewer is not installed.
     """
     images = case["image"] if isinstance(case["image"], list | tuple) else [case["image"]]
-    scans = read_channels(images).numpy()
+    scans = channels_of_case(images, output_dir, case["case"]).as_tensor().numpy()
     file: Any = nib.load(heatmap_path(output_dir, case["case"]))
     heatmap, affine = np.asarray(file.dataobj, dtype=np.float32), file.affine
     rarity, scores = rarity_of(heatmap, calibration), heatmap[np.isfinite(heatmap)]

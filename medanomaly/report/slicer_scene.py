@@ -12,9 +12,10 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medanomaly.data import display_path, heatmap_path, read_channels, read_volume, written_whole
+from medanomaly.data import display_path, heatmap_path, read_volume, written_whole
 from medanomaly.data.films import is_picture
 from medanomaly.errors import InputError
+from medanomaly.preprocessing.channels import channels_of_case
 from medanomaly.report.region_files import read_map, read_regions
 from medanomaly.report.slicer_files import write_nrrd, write_points, write_segmentation
 
@@ -49,7 +50,7 @@ def write_slicer_scene(folder: str | Path, case: str, images: Sequence[str]) -> 
     maps = heatmap_path(folder, case)
     heatmap: Any = read_map(maps)
     affine, regions = np.asarray(heatmap.affine), content["regions"]
-    scan = read_channels(images)
+    scan = channels_of_case(images, folder, case)
     if tuple(scan.shape[1:]) != heatmap.shape or not np.allclose(scan.affine.numpy(), affine, rtol=0, atol=1e-3):
         raise InputError(
             f"the scan of the case {case} (shape {tuple(scan.shape[1:])}) does not lie on the grid of {maps} "

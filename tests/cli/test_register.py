@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from monai.bundle import ConfigParser
 
+from medanomaly.preprocessing.channels import channels_of_case
 from medanomaly.preprocessing.context import TissueContextd
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ def test_channels_elsewhere_are_refused_or_registered(scans, command, small, tmp
     capfd.readouterr()
     assert command(*score) == 1
     assert "with --register " in capfd.readouterr().err
-    assert command(*score, "--register") == 0
+    assert command(*score, "--register", reports=True) == 0
     (case,) = json.loads((out / "run.json").read_text())["cases"]
     assert json.loads((out / "run.json").read_text())["register"] is True
     folder = out / case["case"]
@@ -52,6 +53,12 @@ def test_channels_elsewhere_are_refused_or_registered(scans, command, small, tmp
     assert not (scored & ~inside).any() and not scored[:, :, -3:].any() and scored[:, :, 8].any()
     warning = pd.read_csv(out / "cases.csv")["warning"][0]
     assert "all channels: " in warning and "is not scored" in warning
+
+    shown = channels_of_case([first, moved], out, case["case"])
+    there = nib.load(first).get_fdata(dtype=np.float32)
+    assert np.corrcoef(shown[1].numpy()[scored], there[scored])[0, 1] > 0.5, "both channels show one brain"
+    assert (folder / "report.html").exists()
+    assert command("view", folder, "--slicer") == 0
 
     entry = {"image": [str(first), str(moved)], "region": str(brain), "label": str(moved.with_name("label.nii.gz"))}
     (tmp_path / "list.json").write_text(json.dumps({"test": [{**entry, "case": case["case"]}]}))
