@@ -39,8 +39,13 @@ def heatmap_to_scan(
         MaskOutsided(),
     ]
     if output_dir is not None:
-        steps += [SaveHeatmapd(output_dir, display), SaveMaskd(output_dir), SaveRegistrationd(output_dir)]
+        steps += saving_steps(output_dir, display)
     return Compose(steps)
+
+
+def saving_steps(output_dir: str | Path, display: Callable[[Any], Any] | None = None) -> list[Any]:
+    """What writes the files of a scored case: its maps, its mask, and what was registered for it."""
+    return [SaveHeatmapd(output_dir, display), SaveMaskd(output_dir), SaveRegistrationd(output_dir)]
 
 
 class FillOutsided(MapTransform):

@@ -13,11 +13,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 
 from medanomaly.data.datalist import check_case_ids
+from medanomaly.data.reading import AFFINE_TOLERANCE
 from medanomaly.data.writing import SaveHeatmapd
 from medanomaly.errors import InputError
-from medanomaly.preprocessing.inverse import heatmap_to_scan
-
-AFFINE_TOLERANCE = 1e-3  # mm
+from medanomaly.preprocessing.inverse import heatmap_to_scan, saving_steps
 
 
 def heatmap_to_labels(
@@ -39,7 +38,8 @@ def heatmap_to_labels(
     """
     steps = list(heatmap_to_scan(preprocessing).transforms)
     if output_dir is not None:
-        steps.append(_SaveAnyd(SaveHeatmapd(output_dir, display), monailabel_dir))
+        other = None if monailabel_dir is None else SaveHeatmapd(monailabel_dir, display)
+        steps.append(_SaveAnyd(Compose(saving_steps(output_dir, display)), other))
     return Compose([*steps, LabelMapd(threshold)])
 
 
@@ -70,17 +70,16 @@ class LabelMapd(MapTransform):
 
 
 class _SaveAnyd(MapTransform):
-    """Save the maps of a case with an id, and, in ``other_dir``, of one without; there, a failure only warns."""
+    """Save a case with an id by ``save``, and the maps of one without by ``other``; there, a failure only warns."""
 
-    def __init__(self, save: SaveHeatmapd, other_dir: str | Path | None) -> None:
+    def __init__(self, save: Compose, other: SaveHeatmapd | None) -> None:
         super().__init__(keys="pred")
-        self.save = save
-        self.other = None if other_dir is None else SaveHeatmapd(other_dir, save.display)
+        self.save, self.other = save, other
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         if "case" in case:
-            return self.save(case)
+            return dict(self.save(case))
         if self.other is not None:
             try:
                 (named,) = check_case_ids([{"image": [case["image"].meta["filename_or_obj"]]}], "MONAI Label")

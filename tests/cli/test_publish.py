@@ -105,6 +105,7 @@ def test_the_copy_gives_the_heatmaps_of_the_model_from_its_own_folder(
         for case in ("test-0", "test-1"):
             file = f"{case}/{case}_{kind}.nii.gz"
             np.testing.assert_array_equal(values(tmp_path / "out" / file), values(scores / file))
+    assert files_in(tmp_path / "out" / "test-0") == files_in(scores / "test-0"), "all that scoring writes"
     assert files_in(elsewhere) == FILES, "it writes where it is told to"
 
 
