@@ -20,8 +20,8 @@ def publish(
         typer.Option(
             "--region",
             "--brain",
-            help="given, nonzero, all, or a command with {image} and {mask}; the model's own if not given. MONAI Label "
-            "gives no masks.",
+            help="auto, given, nonzero, all, deepbet, hd-bet, synthstrip, or a command with {image} and {mask}; the "
+            "model's own if not given. MONAI Label gives no masks.",
         ),
     ] = None,
     sign: Annotated[

@@ -12,7 +12,7 @@ from medanomaly.data.provenance import (
     scan_of_case,
     scored_cases,
 )
-from medanomaly.data.reading import LoadCased, read_channels, read_volume
+from medanomaly.data.reading import LoadCased, read_channels, read_display, read_volume
 from medanomaly.data.training_cases import begin_training
 from medanomaly.data.writing import (
     SaveHeatmapd,
@@ -39,6 +39,7 @@ __all__ = [
     "manifest_names",
     "read_channels",
     "read_datalist",
+    "read_display",
     "read_manifest",
     "read_provenance",
     "read_volume",

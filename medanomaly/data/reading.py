@@ -129,6 +129,16 @@ def read_volume(path: str | Path) -> MetaTensor:
     return volume
 
 
+def read_display(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """A display map that scoring wrote (H, W, D), 0 to 100: percent of normal voxels that score lower; and its affine.
+
+    In a PNG file, whose values end at 255, 100 is 255.
+    """
+    volume = read_volume(path)
+    values = np.asarray(volume.as_tensor(), np.float32)
+    return values / np.float32(2.55) if is_picture(path) else values, np.asarray(volume.affine, np.float64)
+
+
 @cache
 def _loader() -> LoadImage:
     """MONAI's readers, made once: one of them says twice, when it is made, that it lacks what graphics cards need."""

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from medanomaly.errors import InputError
+from medanomaly.preprocessing.mask_check import main_piece
 
 VERSION = "1.0.2"
 FINDER = ("data/models/bbox_model.pt", "39a7b2b5f799faa1391ea97bfcdc0b9299f20d84f2316a4ff8918dc4685e40aa")
@@ -74,17 +74,6 @@ _OTHERWISE = (
     "look whether it is an MRI of a head, and, if it is, give a mask of its brain (--brain MASK) or choose another way "
     "to find it (--brain hd-bet, or --brain synthstrip)."
 )
-
-
-def main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected piece of a mask (H, W, D), its holes filled; empty if the mask is."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == sizes.argmax())
-    return filled
 
 
 def _in_range(volume: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

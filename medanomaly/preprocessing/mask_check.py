@@ -82,6 +82,17 @@ def volume_in_ml(mask: NDArray[np.bool_], image: MetaTensor) -> float:
     return float(mask.sum() * abs(np.linalg.det(_steps_of(image))) / 1000)
 
 
+def main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected piece of a mask (H, W, D), its holes filled; empty if the mask is."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == sizes.argmax())
+    return filled
+
+
 def _steps_of(image: MetaTensor) -> NDArray[np.float64]:
     return np.asarray(image.affine, np.float64)[:3, :3]
 

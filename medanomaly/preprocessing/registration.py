@@ -15,6 +15,7 @@ from skimage.filters import threshold_otsu
 from skimage.metrics import normalized_mutual_information
 
 from medanomaly.errors import InputError
+from medanomaly.preprocessing.mask_check import main_piece
 
 Array = NDArray[np.floating[Any]]
 
@@ -167,11 +168,9 @@ def head_of(volume: Volume) -> NDArray[np.bool_]:
         tissue = volume.values != values[counts.argmax()]
     else:
         tissue = volume.values > 0.6 * threshold_otsu(volume.values)
-    tissue = ndimage.binary_opening(tissue) if ndimage.binary_opening(tissue).any() else tissue
-    labels, n_parts = ndimage.label(tissue)
-    if n_parts > 1:
-        tissue = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return np.asarray(ndimage.binary_fill_holes(tissue), bool)
+    opened = ndimage.binary_opening(tissue)
+    tissue = opened if opened.any() else tissue
+    return main_piece(tissue)
 
 
 def _clipped(volume: Volume) -> Volume:

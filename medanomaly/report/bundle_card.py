@@ -18,7 +18,7 @@ class BundleCard:
     Attributes:
         name: of the bundle.
         metadata: of the bundle.
-        region: how the region is found: given, nonzero, all, or a command.
+        region: how the region is found, see :class:`medanomaly.preprocessing.RegionMaskd`.
         preparation: the chain that prepares a scan, by its name in ``medanomaly.preprocessing``.
         calibration: of the scores that the labels come from.
         false_positive_rate: share of normal voxels above the threshold of the labels.

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medanomaly.evaluation import Calibration
+from medanomaly.evaluation.regions import FPR
 from medanomaly.report.figures import axial_picture, canonical, spread_slices
 from medanomaly.report.pages import heat_colours
 
 Floats = NDArray[np.floating[Any]]
 
 SHOWN_FROM, SHOWN_TO = 1.0, 4.0  # rarity at the ends of the colours: one normal voxel of 10, one of 10,000
-THRESHOLD = 0.005  # share of normal voxels above what is coloured at first
 COLUMNS, PAIRS = 4, 2
 MARGIN = 12.0  # mm around what was scored
 GREY, HOT, NORMAL = "0.45", "#b3261e", "#3b6ea5"
@@ -43,7 +43,7 @@ def mosaic(scan: Floats, rarity: Floats, affine: Floats) -> Figure:
     first, last = _scored_box(np.isfinite(heat), np.ceil(MARGIN / spacing).astype(int))
     grey, heat = (volume[first[0] : last[0], first[1] : last[1]] for volume in (grey, heat))
     grid = grid @ nib.affines.from_matvec(np.eye(3), [first[0], first[1], 0])
-    threshold = -np.log10(THRESHOLD)
+    threshold = -np.log10(FPR)
     slices = spread_slices(np.clip(np.nan_to_num(heat) - threshold, 0, None).sum(axis=(0, 1)), COLUMNS * PAIRS)
     height = 3.0 * grey.shape[1] * spacing[1] / (grey.shape[0] * spacing[0])
     pairs = -(-len(slices) // COLUMNS)
@@ -88,7 +88,7 @@ def still(scan: Floats, rarity: Floats, affine: Floats, lesion: NDArray[np.bool_
     grey, grid = canonical(scan, affine)
     heat = np.nan_to_num(canonical(rarity, affine)[0], nan=-1)
     drawn = None if lesion is None else canonical(lesion.astype(np.uint8), affine)[0] > 0
-    threshold = -np.log10(THRESHOLD)
+    threshold = -np.log10(FPR)
     weight = drawn if drawn is not None and drawn.any() else np.clip(heat - threshold, 0, None)
     flat = grey.shape.index(1) if 1 in grey.shape else 2
     across, down = (axis for axis in range(3) if axis != flat)
@@ -129,8 +129,8 @@ def score_histogram(scores: Floats, calibration: Calibration) -> Figure:
     axis = figure.subplots()
     axis.stairs(normal, edges, fill=True, color=NORMAL, alpha=0.35, label="normal cases", baseline=1e-9)
     axis.stairs(own, edges, color=HOT, linewidth=1.6, label="this case", baseline=None)
-    line = calibration.voxel_threshold(THRESHOLD)
-    axis.axvline(line, color=GREY, linestyle="--", linewidth=1, label=f"{100 * THRESHOLD:g} % of normal voxels above")
+    line = calibration.voxel_threshold(FPR)
+    axis.axvline(line, color=GREY, linestyle="--", linewidth=1, label=f"{100 * FPR:g} % of normal voxels above")
     axis.set(xlabel="score of a voxel", ylabel="share of voxels", yscale="log", xlim=(edges[0], edges[-1]))
     axis.set_ylim(bottom=max(min(own[own > 0].min(), 1e-4), 1e-7))
     axis.spines[["top", "right"]].set_visible(False)

@@ -14,6 +14,7 @@ from medanomaly.data import heatmap_path, read_provenance
 from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.films import is_picture
 from medanomaly.evaluation import Calibration
+from medanomaly.evaluation.regions import FPR
 from medanomaly.preprocessing.channels import channels_of_case
 from medanomaly.report import case_pictures, pages
 from medanomaly.report.films import film_layers
@@ -57,7 +58,7 @@ def write_case_report(
         "colours": (255 * pages.heat_colours()(np.arange(256))[:, :3]).astype(int).tolist(),
         "from": case_pictures.SHOWN_FROM,
         "to": case_pictures.SHOWN_TO,
-        "threshold": float(-np.log10(case_pictures.THRESHOLD if regions is None else regions["fpr"])),
+        "threshold": float(-np.log10(FPR if regions is None else regions["fpr"])),
         "names": names,
         "world": not is_picture(images[0]),  # whether where its voxels lie is known
     }

@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from medanomaly.data import display_path, read_channels, read_volume
+from medanomaly.data import display_path, read_channels, read_display
 from medanomaly.data.datalist import is_image_label
-from medanomaly.data.films import is_picture
 from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.report import case_pictures, cohort_pictures, pages
 from medanomaly.report.case_report import report_path
@@ -125,8 +124,7 @@ def _shown(
     if case is not None and case.get("image"):
         image = case["image"][0] if isinstance(case["image"], list | tuple) else case["image"]
         scan = read_channels([image])
-        display = read_volume(display_path(folder, name, image)).as_tensor().numpy()
-        percent = display / 2.55 if is_picture(image) else display
+        percent, _ = read_display(display_path(folder, name, image))
         rarity = np.where(percent > 0, rarity_of_percent(percent.astype(np.float64)), np.nan).astype(np.float32)
         drawn = None if case.get("label") is None or is_image_label(case["label"]) else label_on_scan(case)
         figure = case_pictures.still(scan.numpy()[0], rarity, scan.affine.numpy(), drawn)

@@ -17,6 +17,7 @@ import medanomaly
 from medanomaly.data import heatmap_path, written_whole
 from medanomaly.data.dicom_series import find_series, opened, place_and_series, safe_name
 from medanomaly.data.dicom_volume import grid_of
+from medanomaly.data.reading import AFFINE_TOLERANCE
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.report.region_files import read_map, read_regions
 from medanomaly.report.slicer_files import region_name
@@ -54,7 +55,7 @@ def write_dicom_seg(folder: str | Path, case: str, image: str) -> Path:
     name, series = safe_name(image), find_series(image)
     grid = grid_of(series, name)
     shape = (*series.frames[0].size[::-1], len(grid.slices))
-    if shape != labels.shape or not np.allclose(grid.affine, labels.affine, rtol=0, atol=1e-3):
+    if shape != labels.shape or not np.allclose(grid.affine, labels.affine, rtol=0, atol=AFFINE_TOLERANCE):
         raise InputError(f"{name} ({shape}) does not lie on the grid of the maps of {case}: give the series it is of.")
     sources, pixels = _frames(image, grid.slices, np.asarray(labels.dataobj))
     for key in ("FrameOfReferenceUID", "StudyInstanceUID"):

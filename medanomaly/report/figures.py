@@ -13,8 +13,7 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from PIL import Image
 
-from medanomaly.data.films import is_picture
-from medanomaly.data.reading import read_volume
+from medanomaly.data.reading import read_display, read_volume
 from medanomaly.data.writing import written_whole
 
 
@@ -42,8 +41,7 @@ def case_figure(
         n_slices: rows; the slices with most lesion, or else with the highest scores.
     """
     channels = [read_canonical(image)[0] for image in images]
-    heat, affine = read_canonical(display)
-    heat = heat / 2.55 if is_picture(display) else heat
+    heat, affine = canonical(*read_display(display))
     lesion = None if label is None else read_canonical(label)[0] > 0
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     weight = lesion if lesion is not None and lesion.any() else np.maximum(heat - 99, 0)

@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medanomaly.data import display_path, heatmap_path, read_volume, written_whole
-from medanomaly.data.films import is_picture
+from medanomaly.data import display_path, heatmap_path, read_display, written_whole
+from medanomaly.data.reading import AFFINE_TOLERANCE
 from medanomaly.errors import InputError
 from medanomaly.preprocessing.channels import channels_of_case
 from medanomaly.report.region_files import read_map, read_regions
@@ -51,7 +51,9 @@ def write_slicer_scene(folder: str | Path, case: str, images: Sequence[str]) -> 
     heatmap: Any = read_map(maps)
     affine, regions = np.asarray(heatmap.affine), content["regions"]
     scan = channels_of_case(images, folder, case)
-    if tuple(scan.shape[1:]) != heatmap.shape or not np.allclose(scan.affine.numpy(), affine, rtol=0, atol=1e-3):
+    if tuple(scan.shape[1:]) != heatmap.shape or not np.allclose(
+        scan.affine.numpy(), affine, rtol=0, atol=AFFINE_TOLERANCE
+    ):
         raise InputError(
             f"the scan of the case {case} (shape {tuple(scan.shape[1:])}) does not lie on the grid of {maps} "
             f"({heatmap.shape}): give the scan that was scored."
@@ -66,7 +68,7 @@ def write_slicer_scene(folder: str | Path, case: str, images: Sequence[str]) -> 
         nodes += _volume(root, number, name, channel, affine, GREY, (float(low), float(high)))
         volumes.append(f"vtkMRMLScalarVolumeNode{number}")
     lowest = 100 * (1 - content["fpr"])
-    shown = _display(folder, case, images[0])
+    shown, _ = read_display(display_path(folder, case, images[0]))
     nodes += _volume(root, len(volumes) + 1, "heatmap", shown, affine, HOT, (lowest, 100.0), threshold=lowest)
     if regions:
         labels = np.asarray(read_map(maps.with_name("regions.nii.gz")).dataobj)
@@ -86,14 +88,6 @@ def write_slicer_scene(folder: str | Path, case: str, images: Sequence[str]) -> 
         ElementTree.ElementTree(scene).write(temporary, encoding="UTF-8", xml_declaration=True)
     _bundle(path, scene)
     return path
-
-
-def _display(folder: str | Path, case: str, image: str) -> NDArray[np.float32]:
-    """The display map (H, W, D), 0 to 100."""
-    path = display_path(folder, case, image)
-    if is_picture(path):
-        return np.asarray(read_volume(path).as_tensor().numpy() / 2.55, dtype=np.float32)
-    return np.asarray(read_map(path).dataobj, np.float32)
 
 
 def _volume(

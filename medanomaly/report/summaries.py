@@ -77,7 +77,10 @@ def write_score_summary(
     its HTML report.
     """
     summaries = [
-        {**summarise_case(case, output_dir, calibration), "regions": _count_regions(case, output_dir, calibration)}
+        {
+            **summarise_case(case, output_dir, calibration),
+            "regions": len(write_regions(output_dir, case["case"], calibration).table),
+        }
         for case in cases
     ]
     file, rows = Path(output_dir) / "cases.csv", pd.DataFrame(summaries)
@@ -90,10 +93,6 @@ def write_score_summary(
         for case, summary in zip(tqdm(cases, desc="writing reports", leave=False), summaries, strict=True):
             write_case_report(case, output_dir, calibration, summary)
     show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
-
-
-def _count_regions(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> int:
-    return len(write_regions(output_dir, case["case"], calibration).table)
 
 
 def write_evaluation(

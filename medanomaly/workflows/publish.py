@@ -52,8 +52,8 @@ def publish(
         name: of the bundle and its folder.
         model: folder of a trained model.
         output: where the folder and the zip are put.
-        region: how the region is found: given, nonzero, all, or a command with ``{image}`` and ``{mask}``; the model's
-            own way if not given. MONAI Label gives no masks.
+        region: how the region is found, see :class:`medanomaly.preprocessing.RegionMaskd`; the model's own way if not
+            given. MONAI Label gives no masks.
         sign: bright, dark or both, of detectors that tell; as the model was trained if not given.
         false_positive_rate: share of normal voxels above the threshold of the labels, between 0 and 1.
 
@@ -137,6 +137,8 @@ def _published_config(
             "postprocessing, as the bundles that come with medanomaly have."
         )
     common = json.loads((bundles_of_the_package() / "common" / "inference.json").read_text(encoding="utf-8"))
+    of_cohort = (str(config.get(key) or "") for key in ("datalist", "dataset_dir"))
+    places = {str(root.resolve()), str(Path.home()), *of_cohort}
     config.update({key: common[key] for key in ONES_OWN})
     if region is not None:
         RegionMaskd(region)  # says what it may be
@@ -152,19 +154,12 @@ def _published_config(
         "threshold": "$medanomaly.evaluation.Calibration.load(@calibration_file).voxel_threshold(@false_positive_rate)",
         "monailabel_dir": "@monailabel_dir",
     }
-    _check_private(config, root)
+    _check_private(config, root, {place for place in places if len(place) > 1 and not place.startswith("$")})
     return config, calibrations
 
 
-def _check_private(config: Mapping[str, Any], root: Path) -> None:
-    """Raise ConfigError if a setting names a place on this machine."""
-    before = bundles.read_settings(root, "inference")
-    places = {
-        str(root.resolve()),
-        str(Path.home()),
-        *(str(before.get(key) or "") for key in ("datalist", "dataset_dir")),
-    }
-    places = {place for place in places if len(place) > 1 and not place.startswith("$")}
+def _check_private(config: Mapping[str, Any], root: Path, places: set[str]) -> None:
+    """Raise ConfigError if a setting names a place on this machine: one of ``places``, or any whole path."""
     for key, text in _texts(config):
         try:
             words = [] if text.startswith("$") else shlex.split(text)
