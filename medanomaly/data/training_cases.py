@@ -13,6 +13,7 @@ from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.digests import case_digests
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
+from medanomaly.terminal import warn
 
 Digests = Mapping[str, Mapping[str, Sequence[str]]]  # case id -> image, region, label -> SHA-256 of each file
 
@@ -58,7 +59,7 @@ def begin_training(
     if begun and file.exists():
         _check_same(_read(file), record, root)
     elif begun:
-        print(f"Warning: {root} was begun by an older version, so it is not known whether its cases are the same.")
+        warn(f"{root} was begun by an older version, so it is not known whether its cases are the same.")
     test = [] if datalist is None else read_datalist(datalist, "test", dataset_dir, required=False, skip_missing=True)
     for section, others in (("validation", validation), ("test", test)):
         for trained in [name for name in sections if name != "validation"]:
@@ -80,9 +81,7 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
     """
     file = Path(bundle_root) / "models" / "cases.json"
     if not file.exists():
-        print(
-            f"Warning: {file} is missing (older version), so it is not known whether the model saw these scans before."
-        )
+        warn(f"{file} is missing (older version), so it is not known whether the model saw these scans before.")
         return
     record = _read(file)
     trained = {**record.get("mixed", {}), **record["training"]}
@@ -94,7 +93,7 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         )
     held = [f"{name} ({other} of the validation)" for name, other, _ in _shared(tested, record["validation"])]
     if held:
-        print(f"Warning: the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
+        warn(f"the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
 
 
 def check_apart(

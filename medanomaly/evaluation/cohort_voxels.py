@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from medanomaly.data import LoadCased, read_volume
 from medanomaly.data.datalist import is_image_label
@@ -20,6 +19,7 @@ from medanomaly.evaluation.case_metrics import case_score
 from medanomaly.evaluation.heatmaps import HeatmapSource
 from medanomaly.evaluation.normals import normals_in_words
 from medanomaly.evaluation.voxel_metrics import in_region, roc_curve, voxel_metrics
+from medanomaly.terminal import progress
 
 VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
 
@@ -59,7 +59,7 @@ def measure_heatmaps(
     has_masks = any(not isinstance(label, int) for label in labels)
     found = Measured()
     pairs = zip(cases, labels, strict=True)
-    for number, (case, label) in enumerate(tqdm(pairs, desc=f"evaluating {name}", total=len(cases), leave=False)):
+    for number, (case, label) in enumerate(progress(pairs, f"evaluating {name}", len(cases))):
         heatmap = source(case)
         if not isinstance(label, int) and heatmap.shape != label.shape:
             raise InputError(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
@@ -20,7 +19,8 @@ from medanomaly.report.case_report import write_case_report
 from medanomaly.report.cohort_report import write_cohort_report
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.region_files import write_regions
-from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
+from medanomaly.report.tables import detector_table, score_table, scored_in_words
+from medanomaly.terminal import progress, show
 
 
 def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def write_score_summary(
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
     if report:
-        for case, summary in zip(tqdm(cases, desc="writing reports", leave=False), summaries, strict=True):
+        for case, summary in zip(progress(cases, "writing reports"), summaries, strict=True):
             write_case_report(case, output_dir, calibration, summary)
     show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
 
