@@ -27,6 +27,7 @@ from medanomaly.data.training_cases import check_apart
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
 from medanomaly.evaluation.cohort import require_labels
+from medanomaly.evaluation.cohort_voxels import CURVES
 from medanomaly.evaluation.voxel_metrics import thinned
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, check_same, grouped, run_benchmark
@@ -244,7 +245,7 @@ def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | N
     sources, calibrations = {run.detector: scorer.heatmap}, {run.detector: calibration}
     found = evaluate_cohort(cohort.test, sources, folder / "evaluation", calibrations=calibrations)
     (row,) = found["detectors"]
-    kept = {key: row[key] for key in row if key not in ("name", "cases", "roc", "case_roc")}
+    kept = {key: row[key] for key in row if key not in ("name", "cases", *CURVES)}
     curve = row.get("roc") or row.get("case_roc")
     if curve is not None:
         rates = thinned(np.array(curve["fpr"]), np.array(curve["tpr"]), ROC_POINTS)
