@@ -215,6 +215,31 @@ def score(
     terminal.result(closing_words(table, output), table.to_dict("records"))
 
 
+@app.command(
+    rich_help_panel=START,
+    epilog=examples("medanomaly calibrate --model runs/mine --datalist our_normals.json --output runs/mine_here"),
+)
+def calibrate(
+    model: Annotated[Path, typer.Option(help="Folder of a trained model, which stays as it is.")],
+    datalist: Annotated[Path, typer.Option(help="JSON that names normal cases of your scanner.")],
+    output: Annotated[Path, typer.Option(help="Folder of the model with the new thresholds.")],
+    section: Section = "validation",
+    data_root: DataRoot = None,
+    brain: Annotated[
+        str | None, typer.Option("--brain", "--region", help=f"{BRAINS}; as the model was trained if not given.")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the thresholds of a model from your own normal scans, without training."""
+    from medanomaly.workflows import calibrate as run
+    from medanomaly.workflows.calibrate import closing_words
+
+    root = run(model, datalist, output, section=section, data_root=data_root, region=brain, device=device)
+    terminal.result(closing_words(root, output), {"model": root})
+
+
 @app.command(epilog=examples("medanomaly evaluate --datalist cohort.json --scores out"), rich_help_panel=LOOK)
 def evaluate(
     datalist: Annotated[Path, typer.Option(help="JSON whose section names a 'label' for each case.")],
@@ -273,6 +298,9 @@ def main() -> None:
             raise
         terminal.tell_error(str(error), error.exit_code)
         sys.exit(error.exit_code)
+    finally:  # whoever calls this from Python wants to hear of what comes next
+        terminal.be_quiet(False)
+        terminal.answer_in_json(False)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:

@@ -96,6 +96,38 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         warn(f"the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
 
 
+def take_other_normals(
+    trained: str | Path, bundle_root: str | Path, normals: Sequence[Mapping[str, Any]], datalist: str | Path
+) -> None:
+    """Write the ``models/cases.json`` of a model whose thresholds come from other normal cases than before.
+
+    Args:
+        trained: the model that was trained; a record that it does not have, as of an older version, is not made up.
+        bundle_root: the same model with other thresholds.
+        normals: the cases that they come from, which are held out from now on.
+        datalist: that names them.
+
+    Raises:
+        InputError: if one of them is a case that the model was trained on, or has the label 1.
+    """
+    check_healthy(normals, "validation", str(datalist))
+    file = Path(trained) / "models" / "cases.json"
+    if not file.exists():
+        warn(f"{file} is missing (older version), so it is not known whether the model was trained on these cases.")
+        return
+    record = _read(file)
+    digests = case_digests(normals, ("image", "region", "label"))
+    seen = [name for name, _, _ in _shared(digests, {**record.get("mixed", {}), **record["training"]})]
+    if seen:
+        raise InputError(
+            f"the model {trained} was trained on {', '.join(seen)}, which it scores lower than new cases: leave them "
+            f"out of {datalist}."
+        )
+    record |= {"validation": digests, "datalist": str(datalist), "version": medanomaly.__version__}
+    with written_whole(Path(bundle_root) / "models" / "cases.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
 def check_apart(
     training: Sequence[Mapping[str, Any]], trained: str, others: Sequence[Mapping[str, Any]], section: str
 ) -> None:

@@ -28,10 +28,10 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
 
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
-    ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from, and
-    ``warning`` says what is odd about that as the mask of a brain, and about registrations, if anything, as far as
-    scoring wrote it down. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, no mask
-    is.
+    ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from. ``warning``
+    says what is odd about that as the mask of a brain, and about registrations, if anything, as far as scoring wrote it
+    down; and whether the scan is of another kind than the normals behind the thresholds. Of a film, or where all of an
+    image is scored, as ``run.json`` in the folder says, no mask is odd.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -46,7 +46,11 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     is_brain = 1 not in heatmap.shape and asked_for != "all"
     origin = read_origin(output_dir, case["case"])
     share = region_share_warning(fraction) if is_brain else ""
-    odd = [origin.get("warning", f"{share}; {LOOK}" if share else ""), *registration_warnings(output_dir, case["case"])]
+    odd = [
+        origin.get("warning", f"{share}; {LOOK}" if share else ""),
+        *registration_warnings(output_dir, case["case"]),
+        calibration.misfit(scores),
+    ]
     return {
         "case": case["case"],
         "image": safe_name(case["image"][0]),
