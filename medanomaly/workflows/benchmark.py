@@ -10,6 +10,7 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pandas as pd
 
 import medanomaly
 from medanomaly.data import check_case_id, require_folder, written_whole
-from medanomaly.detectors import IntensityBaseline
+from medanomaly.detectors import IntensityBaseline, TissueOutlier
 from medanomaly.errors import InputError
 from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
@@ -28,11 +29,13 @@ from medanomaly.terminal import say, show, table_width
 from medanomaly.workflows.costs import seconds_in, timed
 from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
-BASELINES = {
-    "intensity": "plain",
-    "intensity-smoothed": "smoothed",
-    "intensity-equalised": "equalised",
-    "intensity-inverted": "inverted",
+BASELINES: dict[str, Callable[..., Any]] = {
+    "intensity": partial(IntensityBaseline, "plain"),
+    "intensity-smoothed": partial(IntensityBaseline, "smoothed"),
+    "intensity-equalised": partial(IntensityBaseline, "equalised"),
+    "intensity-inverted": partial(IntensityBaseline, "inverted"),
+    "tissue-outlier": partial(TissueOutlier, "both"),
+    "tissue-outlier-bright": partial(TissueOutlier, "bright"),
 }
 
 Result = Mapping[str, Any]  # what a result file holds
@@ -196,7 +199,7 @@ def _perform(
         scorer = experiment.rivals[run.detector](cohort, run.seed)
     elif run.bundle is None:
         spacing = cohort.preparation.get("spacing")
-        baseline = IntensityBaseline(BASELINES[run.detector], **{"spacing": spacing, **run.scoring})
+        baseline = BASELINES[run.detector](**{"spacing": spacing, **run.scoring})
         scorer = Scorer(baseline, preprocessing=cohort.preprocessing())
     else:
         model = folder / "runs" / (run.model or run.id) / "model"
