@@ -39,13 +39,13 @@ def leaderboard(order: Sequence[tuple[str, str]], results: Sequence[Result]) -> 
 
 
 def pictures(results: Sequence[Result], folder: Path) -> None:
-    """``roc.png``: ROC curves as in the paper's figure 7, a panel for each set of channels, baselines in all."""
+    """``roc.png``: ROC curves as in the paper's figure 7, a panel for each set of channels, brightness in all."""
     panels: dict[str, dict[str, list[Any]]] = {"FLAIR": {}, "FLAIR + T1": {}, "FLAIR + T1 + T2": {}}
     for (detector, setting), group in grouped(results).items():
         curves = [result["metrics"]["roc"] for result in group]
         auroc = sum(result["metrics"]["voxels"]["auroc"] for result in group) / len(group)
-        number = 2 if detector in VOXEL_DETECTORS else list(CHANNELS).index(setting.rsplit("-", 1)[0])
+        seen = list(CHANNELS).index(setting.rsplit("-", 1)[0]) if detector not in (*VOXEL_DETECTORS, *BASELINES) else 2
         for n, panel in enumerate(panels.values()):
-            if n == number or detector in BASELINES:
+            if n == seen or setting == "flair":
                 panel[f"{detector}, {setting}: {auroc:.3f}"] = curves
     roc_panels({title: panel for title, panel in panels.items() if panel}, folder / "roc.png")
