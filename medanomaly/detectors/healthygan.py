@@ -70,10 +70,10 @@ class HealthyGAN(Detector):
         self.steps = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def stages(self) -> Iterator[Stage]:
-        settings = {"lr": self.learning_rate, "betas": (0.5, 0.999)}
+        rate, betas = self.learning_rate, (0.5, 0.999)
         optimizers = {
-            "critic": torch.optim.Adam(self.critic.parameters(), **settings),
-            "generator": torch.optim.Adam(self.generator.parameters(), **settings),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, betas=betas),
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
         }
         yield Stage("HealthyGAN", optimizers, keep="last")
 

@@ -171,7 +171,8 @@ class DetectorTrainer(Trainer):
         }
         self.best_loss, self.best_epoch, self.settled_epochs, self.pseudo_aucs = math.inf, 0, 0, []
         self.early_stopping.counter, self.early_stopping.best_score = 0, None
-        self.state.metrics.pop("val_loss", None)
+        for name in ("val_loss", "pseudo_auc"):
+            self.state.metrics.pop(name, None)
         self._plan_epochs()
         if self.progress and number > 0:
             tqdm.write(f"{type(self.detector).__name__}: next stage, {stage.name}")
@@ -251,6 +252,7 @@ class DetectorTrainer(Trainer):
             elif self.choice is not None and self._chooses():
                 self.detector.eval()
                 self.pseudo_aucs.append(self.choice(self.detector, self.state.device))
+                self.state.metrics["pseudo_auc"] = self.pseudo_aucs[-1]
                 self._keep_if_best(-self.pseudo_aucs[-1])
         self._save()
 
@@ -285,8 +287,8 @@ class DetectorTrainer(Trainer):
             ]
             if self.stage.keep == "best":
                 parts.append(f"validation {self.state.metrics['val_loss']:.4g}")
-            elif self.pseudo_aucs:
-                parts.append(f"pseudo-AUC {self.pseudo_aucs[-1]:.3f}")
+            elif "pseudo_auc" in self.state.metrics:
+                parts.append(f"pseudo-AUC {self.state.metrics['pseudo_auc']:.3f}")
             mark = " (best)" if epoch == self.best_epoch else "" if self.stage.settled() else " (fading in)"
             tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
 

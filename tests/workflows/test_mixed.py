@@ -147,6 +147,8 @@ def test_what_was_chosen_goes_with_the_model(cohort: Path, tmp_path: Path) -> No
     workflows.score(datalist=cohort, model=model, output=tmp_path / "out")
     assert json.loads((tmp_path / "out/run.json").read_text())["epoch"] == words
     assert words.split(";")[0] in (tmp_path / "out/test-1/report.html").read_text().replace("&#39;", "'")
+    metrics = workflows.evaluate(cohort, tmp_path / "out")
+    assert f"Brainomaly: epoch {words}" in metrics["warnings"]
     published = workflows.publish("made_anomaly", model, tmp_path / "published", region="nonzero")
     assert f"Epoch {words}." in (published / "docs/README.md").read_text()
     assert json.loads((published / "docs/provenance.json").read_text())["trained_with"]["epoch"] == words
