@@ -126,7 +126,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cohort_maker() -> Callable[..., Path]:
     """``make_cohort``, for a test that needs a cohort of its own."""
     return make_cohort

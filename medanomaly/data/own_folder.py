@@ -11,6 +11,7 @@ from medanomaly.data.dataset_groups import CHANNEL, WHOSE, FoundCases, case_of, 
 from medanomaly.data.file_patterns import fill, find, words_of
 from medanomaly.data.patient_split import split_patients
 from medanomaly.errors import InputError
+from medanomaly.terminal import say
 
 SHARES = {"training": 0.7, "validation": 0.15, "test": 0.15}
 BIDS_TABLE, BIDS_PATIENT, BIDS_PREFIX = "participants.tsv", "participant_id", "sub-"
@@ -84,7 +85,7 @@ def find_folder_cases(
                 for file in sorted(file for patient in patients for file in owners[patient] if file in files)
             )
     if left_out:
-        print(
+        say(
             f"{left_out} cases are left out: their patients have healthy scans under 'training' or 'validation', "
             "too. If they are other people of the same name, give them names of their own."
         )

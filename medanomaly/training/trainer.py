@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from ignite.handlers import EarlyStopping, ProgressBar
+from ignite.handlers import EarlyStopping
 from monai.engines.trainer import Trainer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError, TrainingError, check_count
 from medanomaly.networks.stages import Stage
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
+from medanomaly.terminal import Bar, bar, say
 from medanomaly.training.checkpoints import load_checkpoint, save_whole
 from medanomaly.training.epoch_choice import PseudoAUC
 from medanomaly.training.protocol import Trainable
@@ -119,10 +119,8 @@ class DetectorTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._report)
-        if progress:
-            ProgressBar(
-                persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            ).attach(self)
+        self.bar: Bar | None = None
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._advance_bar)
         self._register_handlers(list(train_handlers or []))
 
     def run(self) -> None:  # type: ignore[override]
@@ -139,6 +137,13 @@ class DetectorTrainer(Trainer):
             if "stage" not in saved:
                 raise InputError(f"{last} is of an older version, which cannot be gone on from: train in a new folder.")
         resumed_at = 0 if saved is None else saved["stage"]
+        done = 0 if saved is None else saved["epoch"] * len(self.sampler)
+        with bar(f"training {type(self.detector).__name__}", None, self.progress, done) as self.bar:
+            self._run_stages(saved, resumed_at)
+            self.bar.update("fitting statistics to normal patches")
+            self._finish()
+
+    def _run_stages(self, saved: dict[str, Any] | None, resumed_at: int) -> None:
         for number, stage in enumerate(self._stages()):
             if number >= resumed_at:
                 self._start_stage(number, stage)
@@ -147,7 +152,6 @@ class DetectorTrainer(Trainer):
                 elif number > 0:
                     self._save()  # now: beside the best epoch of this stage, the last of the one before would mislead
                 self._run_stage()
-        self._finish()
 
     def _stages(self) -> Iterator[Stage]:
         """The network's stages; what it draws on the way to one depends on the seed and the number of the stage."""
@@ -175,7 +179,7 @@ class DetectorTrainer(Trainer):
             self.state.metrics.pop(name, None)
         self._plan_epochs()
         if self.progress and number > 0:
-            tqdm.write(f"{type(self.detector).__name__}: next stage, {stage.name}")
+            say(f"{type(self.detector).__name__}: next stage, {stage.name}")
 
     def _run_stage(self) -> None:
         finished = self.early_stopping.counter >= self.early_stopping.patience
@@ -219,6 +223,7 @@ class DetectorTrainer(Trainer):
                 )
 
     def _start_epoch(self) -> None:
+        self._tell_time()
         torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
         self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
@@ -290,7 +295,18 @@ class DetectorTrainer(Trainer):
             elif "pseudo_auc" in self.state.metrics:
                 parts.append(f"pseudo-AUC {self.state.metrics['pseudo_auc']:.3f}")
             mark = " (best)" if epoch == self.best_epoch else "" if self.stage.settled() else " (fading in)"
-            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
+            say(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
+
+    def _advance_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.advance()
+
+    def _tell_time(self) -> None:
+        """Let the bar know how much there is to do in the whole training: at most, as a stage may stop early."""
+        if self.bar is not None:
+            epochs = (self.state.max_epochs or 0) + self.stage.still_to_come * self.epochs_of_trainer
+            name = f"{self.stage.name}, " if self.stage_number or self.stage.still_to_come else ""
+            self.bar.update(f"{name}epoch {self.state.epoch} of at most {epochs}", epochs * len(self.sampler))
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])

@@ -23,7 +23,8 @@ from medanomaly.errors import InputError
 from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
 from medanomaly.report.provenance import current_commit, machine, provenance_lines
-from medanomaly.report.tables import number, show, terminal
+from medanomaly.report.tables import number
+from medanomaly.terminal import say, show, table_width
 from medanomaly.workflows.costs import seconds_in, timed
 from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
@@ -158,9 +159,9 @@ def run_benchmark(
     for n, run in enumerate(planned, start=1):
         file = folder / "results" / f"{run.id}.json"
         if file.exists():
-            print(f"[{n}/{len(planned)}] {run.id}: done already, {file}", flush=True)
+            say(f"[{n}/{len(planned)}] {run.id}: done already, {file}")
             continue
-        print(f"[{n}/{len(planned)}] {run.id}", flush=True)
+        say(f"[{n}/{len(planned)}] {run.id}")
         own = folder / "runs" / run.id
         _write_json(own / "run.json", {"settings": run.record})
         with timed(own / "seconds.json"):
@@ -183,9 +184,9 @@ def run_benchmark(
             "metrics": without_nan(metrics),
         }
         _write_json(file, result)
-        print(f"      {result['seconds']:.0f} s; {_headline(experiment.leaderboard([result]))}", flush=True)
+        say(f"      {result['seconds']:.0f} s; {_headline(experiment.leaderboard([result]))}")
         write_summary(experiment, folder, data_root)
-    show(leaderboard_table(write_summary(experiment, folder, data_root), folder.name, terminal().width))
+    show(leaderboard_table(write_summary(experiment, folder, data_root), folder.name, table_width()))
     return folder
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medanomaly.data.writing import require_folder, written_whole
-from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
-from medanomaly.workflows.compose import bundles_of_the_package, config_text, describe_tensors, merge
+from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_error
+from medanomaly.shipped import shipped
+from medanomaly.workflows.compose import config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    for place in (Path(name), bundles_of_the_package() / name):
+    for place in (Path(name), shipped("bundles") / name):
         if (place / "configs" / "metadata.json").exists():
             return place.resolve()
     if (Path(name) / "model.json").exists():
@@ -45,7 +46,7 @@ def find_bundle(name: str | Path) -> Path:
 
 def bundle_names() -> list[str]:
     """The bundles that come with the package."""
-    return sorted(file.parents[1].name for file in bundles_of_the_package().glob("*/configs/metadata.json"))
+    return sorted(file.parents[1].name for file in shipped("bundles").glob("*/configs/metadata.json"))
 
 
 def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def find_chain(name: str | Path) -> Path:
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    folder = bundles_of_the_package() / "common" / "chains"
+    folder = shipped("bundles") / "common" / "chains"
     for place in (Path(name), folder / f"{name}.json"):
         if place.is_file():
             return place.resolve()
@@ -144,7 +145,7 @@ def _check_registered(settings: Mapping[str, Any], config: Mapping[str, Any], ch
 
 def _copy_texts(source: Path, output: Path) -> None:
     """The licence, how to log, and the README: a bundle's own, then what is common to all."""
-    common = bundles_of_the_package() / "common"
+    common = shipped("bundles") / "common"
     for file in ("LICENSE", "configs/logging.conf"):
         shutil.copy(next(p for p in (source / file, common / Path(file).name) if p.exists()), output / file)
     if (source / "docs").is_dir():
@@ -203,9 +204,9 @@ def open_bundle(root: Path, config: str, **settings: Any) -> Iterator[ConfigWork
     except MedanomalyError:
         raise
     except Exception as error:
-        message = plain_message(error)
-        if message is not None:
-            raise ConfigError(message) from error
+        plain = plain_error(error)
+        if plain is not None:
+            raise type(plain)(str(plain)) from error
         raise ConfigError(f"{file} failed: {innermost_first(error)}") from error
 
 

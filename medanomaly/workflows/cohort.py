@@ -29,7 +29,9 @@ from medanomaly.data.training_cases import check_apart, mixed_of
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
 from medanomaly.evaluation.cohort import require_labels
+from medanomaly.evaluation.cohort_voxels import CURVES
 from medanomaly.evaluation.voxel_metrics import thinned
+from medanomaly.terminal import say
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Run, run_benchmark
 from medanomaly.workflows.bundles import (
     bundle_names,
@@ -112,7 +114,7 @@ def benchmark(
     )
     named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
     if detectors is None and experiment.named_only:
-        print(f"Left out, as the cohort has no cases under 'mixed': {', '.join(experiment.named_only)}")
+        say(f"Left out, as the cohort has no cases under 'mixed': {', '.join(experiment.named_only)}")
     folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
 
@@ -271,7 +273,7 @@ def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | N
     sources, calibrations = {run.detector: scorer.heatmap}, {run.detector: calibration}
     found = evaluate_cohort(cohort.test, sources, folder / "evaluation", calibrations=calibrations)
     (row,) = found["detectors"]
-    kept = {key: row[key] for key in row if key not in ("name", "cases", "roc", "case_roc")}
+    kept = {key: row[key] for key in row if key not in ("name", "cases", *CURVES)}
     curve = row.get("roc") or row.get("case_roc")
     if curve is not None:
         rates = thinned(np.array(curve["fpr"]), np.array(curve["tpr"]), ROC_POINTS)

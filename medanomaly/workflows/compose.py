@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import medanomaly
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
+from medanomaly.shipped import shipped
 
 PROGRAMS = ("train", "inference", "evaluate")
 
@@ -51,7 +51,7 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: if there is no ``model.json``, or it is no JSON, or says too little.
     """
-    model, common = _read_model(bundle), bundles_of_the_package() / "common"
+    model, common = _read_model(bundle), shipped("bundles") / "common"
     scored = model.get("arguments", {})
     arguments = {**scored, **model.get("unscored", {})}
     shared = {
@@ -96,13 +96,7 @@ def write_configs(bundle: Path) -> None:
     for config, content in compose(bundle).items():
         with written_whole(bundle / "configs" / f"{config}.json") as temporary:
             temporary.write_text(config_text(content), encoding="utf-8")
-    shutil.copy(bundles_of_the_package() / "common" / "logging.conf", bundle / "configs" / "logging.conf")
-
-
-def bundles_of_the_package() -> Path:
-    """The bundles that come with the package: in a wheel, or beside it in a checkout."""
-    package = Path(medanomaly.__file__).parent
-    return next((place for place in (package / "bundles", package.parent / "bundles") if place.is_dir()), package)
+    shutil.copy(shipped("bundles") / "common" / "logging.conf", bundle / "configs" / "logging.conf")
 
 
 def _read_model(bundle: Path) -> dict[str, Any]:

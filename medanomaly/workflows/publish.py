@@ -17,9 +17,10 @@ from typing import Any
 import medanomaly
 from medanomaly.data import chosen_epoch, require_folder
 from medanomaly.data.digests import file_digest
-from medanomaly.errors import ConfigError, InputError, plain_message
+from medanomaly.errors import ConfigError, InputError, plain_error
+from medanomaly.shipped import shipped
 from medanomaly.workflows import bundles
-from medanomaly.workflows.compose import bundles_of_the_package, config_text
+from medanomaly.workflows.compose import config_text
 from medanomaly.workflows.score import sign_setting
 from medanomaly.workflows.settings import check_value
 
@@ -136,7 +137,7 @@ def _published_config(
             f"{root} cannot be published: its inference.json needs a preprocessing chain, and {TO_SCAN} as "
             "postprocessing, as the bundles that come with medanomaly have."
         )
-    common = json.loads((bundles_of_the_package() / "common" / "inference.json").read_text(encoding="utf-8"))
+    common = json.loads((shipped("bundles") / "common" / "inference.json").read_text(encoding="utf-8"))
     of_cohort = (str(config.get(key) or "") for key in ("datalist", "dataset_dir"))
     places = {str(root.resolve()), str(Path.home()), *of_cohort}
     config.update({key: common[key] for key in ONES_OWN})
@@ -191,7 +192,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
 
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
-    common = bundles_of_the_package() / "common"
+    common = shipped("bundles") / "common"
     shutil.copy(common / "LICENSE" if not (root / "LICENSE").exists() else root / "LICENSE", folder / "LICENSE")
     shutil.copy(common / "logging.conf", folder / "configs")
     told = root / "models" / "epoch.json"
@@ -260,7 +261,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         network = parser.get_parsed_content("network_def")
         settings, file = (parser.get_parsed_content(key) for key in ("settings", "calibration_file"))
     except Exception as error:
-        reason = plain_message(error) or bundles.innermost_first(error)
+        reason = plain_error(error) or bundles.innermost_first(error)
         raise ConfigError(f"the inference.json of the model cannot be used: {reason}") from error
     return load_detector(network, folder / "models" / "model.pt"), Calibration.load(file, settings)
 

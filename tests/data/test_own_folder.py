@@ -104,7 +104,7 @@ def test_a_word_of_the_pattern_says_who_is_healthy(tmp_path, capsys):
     both = {"p8", "p9"} & trained  # healthy first, and ill later
     assert not {f"ill_{name}" for name in both} & set(told)
     assert {f"ill_p{n}" for n in range(10, 18)} <= set(told) and all(told[f"ill_p{n}"] == 1 for n in range(10, 18))
-    assert (f"{len(both)} cases are left out" in capsys.readouterr().out) == bool(both)
+    assert (f"{len(both)} cases are left out" in capsys.readouterr().err) == bool(both)
 
 
 def test_a_mixture_holds_the_healthy_and_the_ill_and_nobody_who_is_tested(tmp_path):

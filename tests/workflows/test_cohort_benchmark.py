@@ -105,7 +105,7 @@ def test_python_takes_up_what_the_command_made(
     done: Path, cohort: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     table = workflows.benchmark(cohort, DETECTORS, [0], done, settings=TINY)
-    assert capsys.readouterr().out.count("done already") == 3 and len(table) == 3
+    assert capsys.readouterr().err.count("done already") == 3 and len(table) == 3
     with pytest.raises(InputError, match=r"stride=8, and stride=16 is asked for"):
         workflows.benchmark(cohort, ["ganomaly"], [0], done, settings={**TINY, "stride": 16})
     with pytest.raises(InputError, match=r"intensity_own_seed0.json was made with preparation=.* and preparation="):
