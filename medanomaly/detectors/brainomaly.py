@@ -111,7 +111,8 @@ class Brainomaly(Detector):
     def _removed(self, patches: Tensor) -> Tensor:
         """``x - h(x)`` in intensities of the patches."""
         x = self.to_tanh(patches)
-        return (x - self.translated(x)) / self.to_tanh.factor
+        removed: Tensor = (x - self.translated(x)) / self.to_tanh.factor
+        return removed
 
     def score(self, patches: Tensor) -> Tensor:
         n = patches.shape[0]

@@ -125,7 +125,8 @@ class HealthyGAN(Detector):
         """``x - h(x)`` in intensities of the patches, exactly 0 where M is."""
         x = self.to_tanh(patches)
         made, mask = self.parts(x)
-        return mask * (x - made) / self.to_tanh.factor
+        removed: Tensor = mask * (x - made) / self.to_tanh.factor
+        return removed
 
     def score(self, patches: Tensor) -> Tensor:
         n = patches.shape[0]

@@ -82,8 +82,9 @@ class ResidualUnit(nn.Module):
 def part_critic(in_channels: int, patch_size: int, spatial_dims: int, features: int) -> nn.Sequential:
     """A Wasserstein critic, PatchGAN: (B, in_channels, s, s[, s]) to (B, 1), the mean of what it says of 4 x 4 parts.
 
-    No norm and no layer mixes images. The gradient penalty is that of the mean: of the sum, which the authors of
-    HealthyGAN take, it would hold the mean's gradient at 1/16, and the weights of the other losses would have to fit.
+    No norm and no layer mixes images. A gradient penalty then holds the gradient of the mean at 1. The authors of
+    HealthyGAN take that of the sum, 16 times as strict: it fits their images of 256 pixels in three channels, and would
+    make the critic too weak for small patches, where losses that are means over voxels have larger gradients.
 
     Args:
         features: channels after the first of its halvings, down to 4 voxels a side; each doubles them.

@@ -46,9 +46,7 @@ def choose_streams(
         ConfigError: if there is no sampler for a stream.
     """
     given = samplers if isinstance(samplers, Mapping) else {"training": samplers}
-    needed = dict.fromkeys(["training", *streams])
-    # an empty section of normal cases is told of by its sampler
-    missing = [s for s in needed if s not in given or (s != "training" and len(given[s].dataset) == 0)]
+    missing = [stream for stream in dict.fromkeys(["training", *streams]) if stream not in given]
     if missing:
         raise ConfigError(
             f"{name} learns from the sections {', '.join(streams)} of the datalist, but there are no cases for "
