@@ -26,6 +26,7 @@ def begin_training(
     validation: Sequence[Mapping[str, Any]],
     resume: bool = False,
     mixed: Sequence[Mapping[str, Any]] = (),
+    streams: Sequence[str] = ("training",),
 ) -> None:
     """Write down the cases of a training before it begins, or check that it goes on with the same.
 
@@ -35,13 +36,16 @@ def begin_training(
             where another machine tests, are passed over.
         training, validation: the cases.
         resume: whether a training that has begun goes on.
-        mixed: healthy and diseased cases, not told apart, of a detector that learns from them, too.
+        mixed: healthy and diseased cases, not told apart; they count if the detector learns from them.
+        streams: the sections that the detector learns from.
 
     Raises:
-        InputError: if a scan is trained on and held out, a case of the first two has the label 1, a training would go
-            on with other cases, or there is a finished model without checkpoints to go on from.
+        InputError: if there are no cases of a section that it learns from, a scan is in two sections, a case of the
+            first two has the label 1, a training would go on with other cases, or there is a finished model without
+            checkpoints to go on from.
     """
     require_cases(training)
+    mixed = mixed_of(streams, mixed, str(datalist or "the cohort"))
     root, keys = Path(bundle_root), ("image", "region", "label")
     begun = (root / "checkpoints" / "last.pt").exists()
     if begun and not resume:
@@ -64,9 +68,27 @@ def begin_training(
     for section, others in (("validation", validation), ("test", test)):
         for trained in [name for name in sections if name != "validation"]:
             check_apart(sections[trained], trained, others, section)
+    check_apart(mixed, "mixed", training, "training")
     content = {"datalist": None if datalist is None else str(datalist), "version": medanomaly.__version__, **record}
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def mixed_of(streams: Sequence[str], mixed: Sequence[Mapping[str, Any]], where: str) -> Sequence[Mapping[str, Any]]:
+    """The cases under ``mixed`` for a detector that learns from these sections; none, if that is not one of them.
+
+    Raises:
+        InputError: if it is, and there are none.
+    """
+    if "mixed" not in streams:
+        return ()
+    if len(mixed) == 0:
+        raise InputError(
+            f"the detector learns from healthy cases (section 'training') and from healthy and diseased ones, not told "
+            f"apart (section 'mixed'), but {where} has none under 'mixed': add such cases, of people who are not "
+            "tested, or choose a detector that learns from healthy cases alone."
+        )
+    return mixed
 
 
 def check_unseen(bundle_root: str | Path, tested: Digests) -> None:

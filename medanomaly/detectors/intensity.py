@@ -63,7 +63,7 @@ class IntensityBaseline(Baseline):
             return gaussian_mean(image, brain, self.sigma, spacing)
         if self.kind == "equalised":
             return np.asarray(equalize_hist(image, self.n_bins, mask=brain))  # type: ignore[no-untyped-call]
-        return -image if self.kind == "inverted" else image
+        return np.asarray(-image if self.kind == "inverted" else image)
 
 
 def intensity_baselines(

@@ -86,6 +86,8 @@ def evaluate_cohort(
         for name, found in measured.items()
     ]
     warnings = [] if not has_masks else _outside_in_words(rows[0]["cases"]) + _without_mask_in_words(cases, labels)
+    chosen = {name: getattr(source, "epoch", None) for name, source in detectors.items()}
+    warnings += [f"{name}: epoch {words}" for name, words in chosen.items() if words]
     fitted = {name: _normals_of(name, source, calibrations or {}, normals) for name, source in detectors.items()}
     without = [name for name, calibration in fitted.items() if calibration is None]
     if without and len(without) < len(rows):

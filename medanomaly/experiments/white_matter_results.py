@@ -11,7 +11,7 @@ import pandas as pd
 from medanomaly.experiments.voxel_detectors import VOXEL_DETECTORS
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Result, grouped
-from medanomaly.workflows.cohort import cohort_table
+from medanomaly.workflows.cohort_table import cohort_table
 
 CHANNELS = {"flair": 1, "flair+t1": 2}  # images of a case that a detector of patches sees
 # Madzia-Madzou & Kuijf, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K

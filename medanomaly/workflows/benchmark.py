@@ -95,6 +95,7 @@ class Experiment:
         shared: options that all results in a folder must have alike, so that rows are measured on equal terms.
         rivals: detectors of other packages, each with what trains it on a cohort with a seed; they are run where they
             are named, and not with all.
+        named_only: those of ``detectors`` that are run where they are named, and not with all.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Experiment:
     arguments: Sequence[str] = ()
     shared: Sequence[str] = ()
     rivals: Mapping[str, Callable[[Cohort, int], Scorer]] = field(default_factory=dict)
+    named_only: Sequence[str] = ()
 
 
 def run_benchmark(
@@ -142,7 +144,8 @@ def run_benchmark(
         InputError: for an unknown detector or setting, an empty list, data that is not there, an ``output`` that is a
             file, or results in it that were made with other settings.
     """
-    chosen = list(dict.fromkeys(experiment.detectors if detectors is None else detectors))
+    all_of_them = [name for name in experiment.detectors if name not in experiment.named_only]
+    chosen = list(dict.fromkeys(all_of_them if detectors is None else detectors))
     seeds = list(dict.fromkeys(seeds))
     _check_names(experiment, chosen)
     if not seeds:

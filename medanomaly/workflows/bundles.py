@@ -18,6 +18,7 @@ from medanomaly.workflows.compose import config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
 if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
     from monai.bundle.workflows import ConfigWorkflow
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
@@ -66,6 +67,16 @@ def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | 
             continue
         found[key] = value
     return found
+
+
+def open_training(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> ConfigParser:
+    """The ``train.json`` of a bundle with a chain and settings, to ask what it would train; nothing is run."""
+    from monai.bundle import ConfigParser
+
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    content = merge(read_settings(find_bundle(name), "train"), overlay)
+    apply_settings(settings, [content], str(name))
+    return ConfigParser(content)
 
 
 def find_chain(name: str | Path) -> Path:

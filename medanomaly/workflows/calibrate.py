@@ -55,7 +55,9 @@ def calibrate(
     try:
         root = bundles.copy_bundle(model, output, {} if region is None else {"region": region})
         (root / "models").mkdir()
-        shutil.copy(weights, root / "models")
+        told = weights.with_name("epoch.json")  # how the epoch was chosen, if unlabelled cases chose it
+        for file in [weights, *([told] if told.exists() else [])]:
+            shutil.copy(file, root / "models")
         take_other_normals(model, root, cases, datalist)
         _take_thresholds(root, cases, **device_setting(device))
     except BaseException:

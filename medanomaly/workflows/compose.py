@@ -39,7 +39,8 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
     scores depend on, with their defaults, and ``unscored`` ones, which they do not (``sign`` has calibrations of its
     own); and overlays, in which ``#`` descends: ``both`` (for training and inference), ``train``, ``inference``,
     ``evaluate``, ``metadata``. Each argument becomes a setting at the top, an argument of ``network_def``, and, unless
-    it is unscored, an entry of ``settings``, which a calibration keeps and scoring compares.
+    it is unscored, an entry of ``settings``, which a calibration keeps and scoring compares. With a ``choose_epoch``
+    in ``train``, epochs can be chosen by pseudo-AUC.
 
     Args:
         bundle: its folder.
@@ -63,10 +64,13 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
         **model.get("both", {}),
     }
     signed = _read(common / "signed.json") if "sign" in arguments else {}
+    choosing = _read(common / "epoch.json") if "choose_epoch" in model.get("train", {}) else {}
     named = {"name": model["name"]}
     overlays = {"train": [shared], "inference": [shared], "evaluate": [named], "metadata": [named]}
     configs = {
-        config: merge(_read(common / f"{config}.json"), *base, signed.get(config, {}), model.get(config, {}))
+        config: merge(
+            _read(common / f"{config}.json"), *base, *(more.get(config, {}) for more in (signed, choosing, model))
+        )
         for config, base in overlays.items()
     }
     describe_tensors(configs["metadata"], configs["inference"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
-from medanomaly.data import require_folder
+from medanomaly.data import chosen_epoch, require_folder
 from medanomaly.data.digests import file_digest
 from medanomaly.errors import ConfigError, InputError, plain_error
 from medanomaly.shipped import shipped
@@ -195,12 +195,14 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
     common = shipped("bundles") / "common"
     shutil.copy(common / "LICENSE" if not (root / "LICENSE").exists() else root / "LICENSE", folder / "LICENSE")
     shutil.copy(common / "logging.conf", folder / "configs")
-    for file in (root / "models" / "model.pt", *calibrations):
+    told = root / "models" / "epoch.json"
+    for file in (root / "models" / "model.pt", *calibrations, *([told] if told.exists() else [])):
         shutil.copy(file, folder / "models")
     (folder / "configs" / "inference.json").write_text(config_text(config), encoding="utf-8")
 
     network, calibration = _loaded(folder)
     cases, trained_with = _training_cases(root)
+    epoch = chosen_epoch(root)
     train = bundles.read_settings(root, "train") if (root / "configs" / "train.json").exists() else {}
     metadata = _published_metadata(root, config["false_positive_rate"], cases)
     card = BundleCard(
@@ -211,6 +213,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
         calibration=calibration,
         false_positive_rate=config["false_positive_rate"],
         cases=cases,
+        epoch=None if epoch is None else epoch["words"],
         training={key: train[key] for key in TRAINING if isinstance(train.get(key), int | float | bool)},
         keeps_patches=bool(network.keeps_patches),
         modules=_further_modules(config),
@@ -221,7 +224,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
     provenance = {
         "name": folder.name,
         "published": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "trained_with": {"medanomaly": trained_with},
+        "trained_with": {"medanomaly": trained_with, **({} if epoch is None else {"epoch": epoch["words"]})},
         "published_with": {
             "medanomaly": medanomaly.__version__,
             "commit": current_commit(),

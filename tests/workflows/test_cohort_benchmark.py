@@ -18,7 +18,8 @@ from medanomaly import cli, workflows
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.preprocessing import brain_mri
 from medanomaly.workflows.bundles import find_bundle
-from medanomaly.workflows.cohort import cohort_experiment, cohort_table
+from medanomaly.workflows.cohort import cohort_experiment
+from medanomaly.workflows.cohort_table import cohort_table
 from medanomaly.workflows.costs import NAMES
 
 TINY: dict[str, Any] = {"spacing": [2, 2, 3], "stride": 8, "max_epochs": 1, "patches_per_epoch": 32}
