@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch.optim import Optimizer
 
+from medanomaly.networks.adversaries import GAN
+
 
 def always() -> bool:
     return True
@@ -27,6 +29,8 @@ class Stage:
         settled: asked after each epoch. As long as it says False, because new layers still fade in, the losses of
             epochs cannot be compared: such epochs are not judged, and do not count as epochs of the stage.
         parts: of a network made of several that learn at once, the stage of each; None for one that rests.
+        gan: the networks that learn, if this stage is a GAN that a grid may train in place of these steps
+            (:func:`medanomaly.training.coevolve`).
     """
 
     name: str
@@ -35,3 +39,4 @@ class Stage:
     max_epochs: int | None = None
     settled: Callable[[], bool] = always
     parts: tuple[Stage | None, ...] = ()
+    gan: GAN | None = None

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
-from medanomaly.errors import InputError, TrainingError, check_count
+from medanomaly.errors import ConfigError, InputError, TrainingError, check_count
+from medanomaly.networks.adversaries import GAN
 from medanomaly.networks.stages import Stage
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.training.checkpoints import load_checkpoint
+from medanomaly.training.grid_stage import GridStage
 from medanomaly.training.protocol import Trainable
 from medanomaly.training.streams import choose_streams
 
@@ -59,13 +61,15 @@ class DetectorTrainer(Trainer):
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
+        grid: let a grid of GANs coevolve (:func:`medanomaly.training.coevolve`) where the detector's first stage is a GAN,
+            such as ``{"rows": 2, "columns": 2, "workers": "ray"}``; an epoch is an iteration of each cell.
         train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in
             ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]`` where there is one,
             the stage in ``engine.stage``.
 
     Raises:
         ConfigError: if ``max_epochs`` or ``patience`` is not a whole number of at least 1, or there is no sampler for
-            a section that the detector learns from.
+            a section that the detector learns from, or its first stage is not a GAN, which ``grid`` needs.
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
         TrainingError: within 50 steps of a loss that is not finite, and before anything is saved.
     """
@@ -85,11 +89,13 @@ class DetectorTrainer(Trainer):
         decay: bool = False,
         amp: bool = False,
         progress: bool = True,
+        grid: Mapping[str, Any] | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         check_count("max_epochs", max_epochs)
         check_count("patience", patience)
         self.detector = network
+        self.grid = None if grid is None else GridStage(grid, seed)
         self._lay_out(device)
         self.normal_sampler, self.sampler = choose_streams(type(network).__name__, network.streams, train_data_loader)
         self.val_data_loader = val_data_loader
@@ -140,6 +146,7 @@ class DetectorTrainer(Trainer):
                 elif number > 0:
                     self._save()  # now: beside the best epoch of this stage, the last of the one before would mislead
                 self._run_stage()
+        self._check_grid()
         self._finish()
 
     def _stages(self) -> Iterator[Stage]:
@@ -170,11 +177,31 @@ class DetectorTrainer(Trainer):
             tqdm.write(f"{type(self.detector).__name__}: next stage, {stage.name}")
 
     def _run_stage(self) -> None:
+        self._check_grid()
+        if self.grid is not None and self.stage.gan is not None and self.settled_epochs == 0:
+            self._coevolve(self.grid, self.stage.gan)
         finished = self.early_stopping.counter >= self.early_stopping.patience
         if not finished and self.state.epoch < self.state.max_epochs:
             super().run()
         if self.stage.keep == "best":
             self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
+
+    def _check_grid(self) -> None:
+        if self.grid is not None and self.stage_number == 0 and self.stage.gan is None:
+            raise ConfigError(
+                f"{type(self.detector).__name__} does not begin with a GAN that a grid could train: leave out grid, or "
+                "choose a detector that does, such as f_anogan."
+            )
+
+    def _coevolve(self, grid: GridStage, gan: GAN) -> None:
+        """A grid in place of the epochs of this stage."""
+        self._save()  # so that there is a training to resume
+        where = self.ckpt_dir / "grid", self.resume, self.state.device, self.progress
+        grid.run(gan, self.normal_sampler, self.val_data_loader, self.stage_epochs, *where)
+        self.state.epoch += self.stage_epochs
+        self.settled_epochs = self.stage_epochs
+        self.state.iteration = self.state.epoch * self.state.epoch_length
+        self._save()
 
     def _lay_out(self, device: torch.device | str) -> None:
         self.detector.to(device)
