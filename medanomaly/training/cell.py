@@ -103,8 +103,8 @@ class Cell:
         """Learn from the batches (B, ...) of an iteration, among the pairs of the neighbours.
 
         Returns:
-            The record of the iteration: mean losses, fitnesses, learning rates, weights, and the qualities of the cell's
-            own generator and of its mixture, where a quality is measured.
+            The record of the iteration: mean losses, fitnesses, learning rates, weights, and, where a quality is
+            measured, those of the cell's own generator and of its mixture.
 
         Raises:
             InputError: if there is no batch.
@@ -123,13 +123,13 @@ class Cell:
         first = first.to(self.device)
         if neighbours:  # of one there is no choice
             self._judge(generators, discriminators, generators, discriminators, first)
-        chosen = tuple(self._tournaments(group, choices) for group in (generators, discriminators))
-        losses = self._learn(*chosen, chain([first], batches), choices)
-        self._judge(*chosen, generators, discriminators, first)
+        chosen = [self._tournaments(group, choices) for group in (generators, discriminators)]
+        losses = self._learn(chosen[0], chosen[1], chain([first], batches), choices)
+        self._judge(chosen[0], chosen[1], generators, discriminators, first)
         best = [min(group, key=lambda individual: individual.fitness) for group in chosen]
         self.before, self.pair = self.pair, {"generator": best[0].state(), "discriminator": best[1].state()}
         self.iteration = iteration
-        record = {"cell": self.number, "iteration": iteration, **losses}
+        record: dict[str, Any] = {"cell": self.number, "iteration": iteration, **losses}
         for name, individual in zip(("generator", "discriminator"), best, strict=True):
             record |= {f"{name}_fitness": individual.fitness, f"{name}_rate": individual.rate}
         record |= self._evolve_mixture([best[0], *generators[1:]], choices)

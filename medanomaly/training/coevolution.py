@@ -1,8 +1,8 @@
 """Coevolution: a grid of GANs that exchange networks with their neighbours, as a trainer for any GAN.
 
-Lipizzaner (Schmiedlechner et al. 2018, arXiv 1811.12843; for chest films Flores et al. 2022) with Mustangs' choice of losses
-(Toutouh et al., GECCO 2019). Each cell holds a generator and a discriminator. In an iteration it pulls the pairs of its
-neighbours, measures all against all, lets the winners of tournaments learn against random opponents, while their
+Lipizzaner (Schmiedlechner et al. 2018, arXiv 1811.12843; for chest films Flores et al. 2022) with Mustangs' choice of
+losses (Toutouh et al., GECCO 2019). Each cell holds a generator and a discriminator. In an iteration it pulls the pairs
+of its neighbours, measures all against all, lets the winners of tournaments learn against random opponents, while their
 learning rates mutate, takes the best of them as its own pair, and evolves the weights of a mixture of generators.
 """
 
@@ -46,7 +46,7 @@ class Grid:
     history: list[list[dict[str, Any]]]
 
     def best_cell(self) -> int:
-        """The cell whose own generator is the closest to real samples; without a quality, that with the best fitness."""
+        """The cell whose generator is the closest to real samples; without a quality, the one of the best fitness."""
         return self._best("quality" if "quality" in self.history[0][-1] else "generator_fitness")
 
     def best_mixture(self) -> int:
@@ -103,8 +103,8 @@ def coevolve(
 ) -> Grid:
     """Train a GAN by coevolution.
 
-    With ``wait``, a cell begins an iteration when all have ended the one before, so the result depends on the seed alone:
-    the same in this process and on Ray, whole or resumed (on the CPU; same machine, same number of threads).
+    With ``wait``, a cell begins an iteration when all have ended the one before, so the result depends on the seed
+    alone: the same here and on Ray, whole or resumed (on the CPU; same machine, same number of threads).
 
     Args:
         gan: its networks are templates: cells draw weights of their own, and the given ones do not change.
@@ -112,15 +112,15 @@ def coevolve(
             which must depend on these two alone.
         iterations: of each cell.
         settings: of the grid and of its evolution.
-        quality: of made samples (n, ...), lower is better, such as :class:`SlicedWasserstein`; without one, mixtures stay
-            uniform.
+        quality: of made samples (n, ...), lower is better, such as :class:`SlicedWasserstein`; without one, mixtures
+            stay uniform.
         folder: where each cell keeps a checkpoint, written whole after each of its iterations; Ray needs one.
         resume: go on from these checkpoints.
         workers: "here", cell after cell in this process, or "ray", each cell an actor of its own, on the cluster
             that ``ray.init`` finds or starts. An actor that dies comes back from its checkpoint, so ``folder`` must be
             one that all machines of the cluster share.
-        wait: on Ray, False lets each cell go on with what its neighbours have reached: faster where they differ in speed, and not
-            the same twice.
+        wait: on Ray, False lets each cell go on with what its neighbours have reached: faster where they differ in
+            speed, and not the same twice.
         device: where cells learn; on Ray, "cuda" gives each cell its share of the GPUs.
         report: called with the record of a cell after each of its iterations.
 
@@ -192,19 +192,19 @@ def save_cell(cell: Cell, folder: Path | None) -> None:
 
 def check_folder(folder: Path, gan: GAN, settings: GridSettings, resume: bool) -> None:
     """Note in ``folder`` what coevolves there; refuse one in which something else does."""
-    note = {"settings": asdict(settings), "loss": gan.loss, "learning_rate": gan.learning_rate, "betas": [*gan.betas]}
-    note["critic_steps"] = gan.critic_steps
+    note: dict[str, Any] = {name: getattr(gan, name) for name in ("loss", "learning_rate", "betas", "critic_steps")}
+    note["settings"] = asdict(settings)
     file = folder / "grid.pt"
     if file.exists():
         if not resume:
             raise InputError(f"{folder} holds a coevolution already: set resume to go on with it, or choose another.")
         found = load_checkpoint(file)
         changed = [name for name in note["settings"] if found["settings"].get(name) != note["settings"][name]]
-        changed += [name for name in note if name != "settings" and found.get(name) != note[name]]
+        changed += [name for name in note if name != "settings" and found[name] != note[name]]
         if changed:
             raise InputError(
-                f"{folder} holds a coevolution with other settings ({', '.join(changed)}): go on with the same, or choose "
-                "another folder."
+                f"{folder} holds a coevolution with other settings ({', '.join(changed)}): go on with the same, or "
+                "choose another folder."
             )
     else:
         _save(note, file)

@@ -147,7 +147,10 @@ def _cluster(ray: Any, cells: int) -> Iterator[dict[str, float]]:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         there = ray.cluster_resources()
-        shares = {"num_cpus": min(1.0, there.get("CPU", 1.0) / cells), "num_gpus": min(1.0, there.get("GPU", 0) / cells)}
+        shares = {
+            "num_cpus": min(1.0, there.get("CPU", 1.0) / cells),
+            "num_gpus": min(1.0, there.get("GPU", 0) / cells),
+        }
         yield {name: int(share * 1000) / 1000 for name, share in shares.items()}
     finally:
         if mine:

@@ -14,8 +14,8 @@ class GridSettings:
 
     Args:
         rows, columns: cells of the grid, whose borders are joined: a torus.
-        selected: generators, and discriminators, that win tournaments in a cell and learn in an iteration. The cost of a
-            grid is that of ``rows * columns * selected`` GANs.
+        selected: generators, and discriminators, that win tournaments in a cell and learn in an iteration. A grid costs
+            as much as ``rows * columns * selected`` GANs.
         tournament: how many compete for each of these places.
         skip: after each batch on which discriminators learn, that many on which they do not.
         rate_probability: that a learning rate is mutated before a step.

@@ -62,8 +62,9 @@ class GridStage:
             if progress:
                 cell, iteration = record["cell"], record["iteration"]
                 tqdm.write(
-                    f"iteration {iteration}/{iterations}, cell {cell}:  discriminator {record['discriminator_loss']:.4g}  "
-                    f"generator {record['generator_loss']:.4g}  distance {record['quality']:.4g}"
+                    f"iteration {iteration}/{iterations}, cell {cell}:  "
+                    f"discriminator {record['discriminator_loss']:.4g}  generator {record['generator_loss']:.4g}  "
+                    f"distance {record['quality']:.4g}"
                 )
 
         real = torch.cat([batch.cpu() for batch in held_out])

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from monai.metrics.fid import get_fid_score
 from torch import Tensor
 
 from medanomaly.errors import InputError
-
 
 Quality = Callable[[Tensor], float]  # of made samples (n, ...): lower is better
 
@@ -42,18 +40,26 @@ class SlicedWasserstein:
         values = (made.detach().flatten(1).float().cpu() @ self.directions).sort(dim=0).values
         real = self.real
         if len(values) != len(real):
-            shares = torch.linspace(0, 1, max(len(values), len(real)))
-            values, real = values.quantile(shares, dim=0), real.quantile(shares, dim=0)
+            n = max(len(values), len(real))
+            values, real = _quantiles(values, n), _quantiles(real, n)
         return float((values - real).abs().mean())
 
 
+def _quantiles(values: Tensor, n: int) -> Tensor:
+    """``n`` quantiles, evenly spaced from the least to the greatest, of sorted values (m, ...): (n, ...)."""
+    places = torch.linspace(0, len(values) - 1, n)
+    below = places.long().clamp(max=max(len(values) - 2, 0))
+    share = (places - below)[:, None]
+    return values[below].lerp(values[(below + 1).clamp(max=len(values) - 1)], share)
+
+
 class FrechetDistance:
-    """The Fréchet distance of two normal distributions fitted to features of real and of made samples (Heusel et al. 2017).
+    """The Fréchet distance of normal distributions fitted to features of real and made samples (Heusel et al. 2017).
 
     Args:
         real: samples (n, ...), more of them than there are features.
-        features: samples to features (n, f), such as a frozen network in eval mode; the samples themselves, flattened, if
-            not given.
+        features: samples to features (n, f), such as a frozen network in eval mode; the samples themselves, flattened,
+            if not given.
     """
 
     def __init__(self, real: Tensor, features: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -62,6 +68,8 @@ class FrechetDistance:
 
     def __call__(self, made: Tensor) -> float:
         """Of made samples (m, ...), more of them than there are features."""
+        from monai.metrics.fid import get_fid_score
+
         return float(get_fid_score(self._of(made), self.real))
 
     @torch.no_grad()

@@ -61,8 +61,8 @@ class DetectorTrainer(Trainer):
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
-        grid: let a grid of GANs coevolve (:func:`medanomaly.training.coevolve`) where the detector's first stage is a GAN,
-            such as ``{"rows": 2, "columns": 2, "workers": "ray"}``; an epoch is an iteration of each cell.
+        grid: let a grid of GANs coevolve (:func:`medanomaly.training.coevolve`) where the detector's first stage is a
+            GAN, such as ``{"rows": 2, "columns": 2, "workers": "ray"}``; an epoch is an iteration of each cell.
         train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in
             ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]`` where there is one,
             the stage in ``engine.stage``.

@@ -60,7 +60,7 @@ def states(grid):
             for item in value.values():
                 walk(item)
 
-    walk({number: pair for number, pair in enumerate(grid.pairs)})
+    walk(dict(enumerate(grid.pairs)))
     return [*found, *grid.weights]
 
 

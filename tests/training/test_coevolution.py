@@ -17,7 +17,9 @@ from medanomaly.training.cell import Cell, Individual, members_of, mutated
 from tests.training.small_grids import assert_same, batches, evolve, gan
 
 
-@pytest.mark.parametrize(("rows", "columns", "count"), [(3, 3, 4), (2, 2, 2), (1, 1, 0), (1, 2, 1), (2, 3, 3), (4, 5, 4)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"), [(3, 3, 4), (2, 2, 2), (1, 1, 0), (1, 2, 1), (2, 3, 3), (4, 5, 4)]
+)
 def test_acceptance_a_neighbours_lie_around_a_cell_on_a_torus(rows, columns, count):
     grid = GridSettings(rows, columns)
     for cell in range(rows * columns):
@@ -91,7 +93,9 @@ def plain_loop(iterations, loss, critic_steps=1, skip=0):
                 losses.append(float(error))
             if (number + 1) % critic_steps == 0:
                 values = D(G(torch.randn(16, 4)))
-                error = F.binary_cross_entropy_with_logits(values, torch.ones(16, 1)) if loss == "bce" else -values.mean()
+                error = (
+                    F.binary_cross_entropy_with_logits(values, torch.ones(16, 1)) if loss == "bce" else -values.mean()
+                )
                 step_g.zero_grad()
                 error.backward()
                 step_g.step()
