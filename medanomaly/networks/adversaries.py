@@ -66,9 +66,9 @@ class GAN:
         generator: standard normal noise (B, latent_dim) to samples (B, ...).
         discriminator: samples (B, ...) to logits, or values of a critic, (B, 1).
         latent_dim: length of the noise.
-        loss: "bce" (the generator wants its samples to be taken for real), "minimax" (the game as Goodfellow et al. 2014
-            wrote it down), "mse" (least squares), "wgan_gp" (Gulrajani et al. 2017), or "mustangs": each network draws
-            one of the first three whenever it is chosen to learn.
+        loss: "bce" (the generator wants its samples to be taken for real), "minimax" (the game as Goodfellow et al.
+            2014 wrote it down), "mse" (least squares), "wgan_gp" (Gulrajani et al. 2017), or "mustangs": each network
+            draws one of the first three whenever it is chosen to learn.
         learning_rate, betas: of the Adam optimisers of both.
         critic_steps: of the discriminator for each of the generator.
         initialise: draws the weights anew, for ``nn.Module.apply``, where the layers' own ``reset_parameters`` is not
