@@ -231,7 +231,7 @@ class Cell:
 
         def quality_of(weights: Tensor) -> float:
             assert self.quality is not None
-            return float(self.quality(made[members_of(places, weights).to(made.device), torch.arange(n)]))
+            return float(self.quality(made[members_of(places, weights), torch.arange(n)]))
 
         reached = quality_of(self.weights)
         for _ in range(self.settings.mixture_trials if len(members) > 1 else 0):
