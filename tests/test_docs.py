@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,8 @@ from typer.main import get_command
 from medanomaly import cli
 from medanomaly.detectors import GANomaly
 from medanomaly.evaluation import Calibration
+from medanomaly.training import GridSettings
+from medanomaly.training.grid_stage import GridStage
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "bundles", "studies", "results", "benchmarks")
@@ -80,6 +83,24 @@ def test_the_settings_are_those_of_the_default_bundle() -> None:
             assert name in defaults
             if "~" not in default:
                 assert defaults[name] == json.loads(default), name
+
+
+def test_the_grid_of_that_page_evolves_and_its_settings_are_those_of_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/how-to/coevolution.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, torch.Tensor] = {}
+    exec(example.replace("iterations=5", "iterations=1"), made)
+    assert made["samples"].shape == (1000, 2) and len(list((tmp_path / "runs/points").glob("cell*.pt"))) == 4
+    defaults = asdict(GridSettings())
+    for names, values in re.findall(r"^\| (`.*?`) \| ([\d., ]+) \|", page, re.MULTILINE):
+        for name, value in zip(re.findall(r"`(\w+)`", names), values.split(", "), strict=True):
+            assert defaults.pop(name) == float(value), name
+    assert list(defaults) == ["seed"]
+    for grid in re.findall(r"train#trainer#grid=(\{.*?\})'", page):
+        GridStage(json.loads(grid), 0)
 
 
 OWN = (ROOT / "docs/own_detector.md").read_text()

@@ -15,6 +15,7 @@ from medanomaly.detectors.base import Detector
 from medanomaly.detectors.samples import first_batches
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError, check_count
+from medanomaly.networks.adversaries import GAN
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import critic_loss_wgan_gp
 from medanomaly.networks.residual_gan import init_residual, residual_generator, residual_head, residual_trunk
@@ -95,7 +96,17 @@ class FAnoGAN(Detector):
             "critic": torch.optim.Adam(critic, lr=rate, betas=betas),
             "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
         }
-        yield Stage("GAN", optimizers, keep="last", still_to_come=1)
+        gan = GAN(
+            self.generator,
+            nn.Sequential(self.trunk, self.critic_head),
+            self.latent_dim,
+            "wgan_gp",
+            rate,
+            betas,
+            self.critic_steps,
+            init_residual,
+        )
+        yield Stage("GAN", optimizers, keep="last", gan=gan, still_to_come=1)
         encoder = torch.optim.RMSprop(self.encoder.parameters(), lr=self.encoder_learning_rate)
         yield Stage("encoder", {"encoder": encoder})
 

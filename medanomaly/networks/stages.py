@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch.optim import Optimizer
 
+from medanomaly.networks.adversaries import GAN
+
 
 def always() -> bool:
     return True
@@ -28,6 +30,8 @@ class Stage:
             epochs cannot be compared: such epochs are not judged, and do not count as epochs of the stage.
         parts: of a network made of several that learn at once, the stage of each; None for one that rests.
         still_to_come: how many stages come after this one, for the time that is left; nothing else depends on it.
+        gan: the networks that learn, if this stage is a GAN that a grid may train in place of these steps
+            (:func:`medanomaly.training.coevolve`).
     """
 
     name: str
@@ -37,3 +41,4 @@ class Stage:
     settled: Callable[[], bool] = always
     parts: tuple[Stage | None, ...] = ()
     still_to_come: int = 0
+    gan: GAN | None = None

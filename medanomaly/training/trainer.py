@@ -16,13 +16,16 @@ from monai.engines.trainer import Trainer
 from torch import Tensor, nn
 
 from medanomaly.data.writing import written_whole
-from medanomaly.errors import InputError, TrainingError, check_count
+from medanomaly.errors import ConfigError, InputError, TrainingError, check_count
+from medanomaly.networks.adversaries import GAN
 from medanomaly.networks.stages import Stage
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
-from medanomaly.terminal import Bar, bar, say
+from medanomaly.terminal import bar, say
 from medanomaly.training.checkpoints import load_checkpoint, save_whole
 from medanomaly.training.epoch_choice import PseudoAUC
+from medanomaly.training.grid_stage import GridStage
+from medanomaly.training.progress import TrainingProgress
 from medanomaly.training.protocol import Trainable
 from medanomaly.training.streams import choose_streams
 
@@ -64,13 +67,15 @@ class DetectorTrainer(Trainer):
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
+        grid: let a grid of GANs coevolve (:func:`medanomaly.training.coevolve`) where the detector's first stage is a
+            GAN, such as ``{"rows": 2, "columns": 2, "workers": "ray"}``; an epoch is an iteration of each cell.
         train_handlers: further MONAI or Ignite handlers (TensorBoard, ...); the losses are in
             ``engine.state.output``, the validation loss in ``engine.state.metrics["val_loss"]`` where there is one,
             the stage in ``engine.stage``.
 
     Raises:
         ConfigError: if ``max_epochs`` or ``patience`` is not a whole number of at least 1, or there is no sampler for
-            a section that the detector learns from.
+            a section that the detector learns from, or its first stage is not a GAN, which ``grid`` needs.
         InputError: if ``ckpt_dir`` holds another training and ``resume`` is False.
         TrainingError: within 50 steps of a loss that is not finite, and before anything is saved.
     """
@@ -91,11 +96,13 @@ class DetectorTrainer(Trainer):
         choice: PseudoAUC | None = None,
         amp: bool = False,
         progress: bool = True,
+        grid: Mapping[str, Any] | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         check_count("max_epochs", max_epochs)
         check_count("patience", patience)
         self.detector = network
+        self.grid = None if grid is None else GridStage(grid, seed)
         self._lay_out(device)
         self.normal_sampler, self.sampler = choose_streams(type(network).__name__, network.streams, train_data_loader)
         self.val_data_loader = val_data_loader
@@ -118,9 +125,7 @@ class DetectorTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
-        self.add_event_handler(Events.EPOCH_COMPLETED, self._report)
-        self.bar: Bar | None = None
-        self.add_event_handler(Events.ITERATION_COMPLETED, self._advance_bar)
+        self.shown = TrainingProgress(self) if progress else None
         self._register_handlers(list(train_handlers or []))
 
     def run(self) -> None:  # type: ignore[override]
@@ -138,9 +143,11 @@ class DetectorTrainer(Trainer):
                 raise InputError(f"{last} is of an older version, which cannot be gone on from: train in a new folder.")
         resumed_at = 0 if saved is None else saved["stage"]
         done = 0 if saved is None else saved["epoch"] * len(self.sampler)
-        with bar(f"training {type(self.detector).__name__}", None, self.progress, done) as self.bar:
+        with bar(f"training {type(self.detector).__name__}", None, self.progress, done) as shown:
+            if self.shown is not None:
+                self.shown.bar = shown
             self._run_stages(saved, resumed_at)
-            self.bar.update("fitting statistics to normal patches")
+            shown.update("fitting statistics to normal patches")
             self._finish()
 
     def _run_stages(self, saved: dict[str, Any] | None, resumed_at: int) -> None:
@@ -152,6 +159,7 @@ class DetectorTrainer(Trainer):
                 elif number > 0:
                     self._save()  # now: beside the best epoch of this stage, the last of the one before would mislead
                 self._run_stage()
+        self._check_grid()
 
     def _stages(self) -> Iterator[Stage]:
         """The network's stages; what it draws on the way to one depends on the seed and the number of the stage."""
@@ -182,6 +190,9 @@ class DetectorTrainer(Trainer):
             say(f"{type(self.detector).__name__}: next stage, {stage.name}")
 
     def _run_stage(self) -> None:
+        self._check_grid()
+        if self.grid is not None and self.stage.gan is not None and self.settled_epochs == 0:
+            self._coevolve(self.grid, self.stage.gan)
         finished = self.early_stopping.counter >= self.early_stopping.patience
         if not finished and self.state.epoch < self.state.max_epochs:
             super().run()
@@ -191,6 +202,23 @@ class DetectorTrainer(Trainer):
     def _chooses(self) -> bool:
         """Whether the epochs of this stage are rated, where no loss would rank them."""
         return self.choice is not None and self.stage.keep == "last" and bool(self.stage.optimizers)
+
+    def _check_grid(self) -> None:
+        if self.grid is not None and self.stage_number == 0 and self.stage.gan is None:
+            raise ConfigError(
+                f"{type(self.detector).__name__} does not begin with a GAN that a grid could train: leave out grid, or "
+                "choose a detector that does, such as f_anogan."
+            )
+
+    def _coevolve(self, grid: GridStage, gan: GAN) -> None:
+        """A grid in place of the epochs of this stage."""
+        self._save()  # so that there is a training to resume
+        where = self.ckpt_dir / "grid", self.resume, self.state.device, self.progress
+        grid.run(gan, self.normal_sampler, self.val_data_loader, self.stage_epochs, *where)
+        self.state.epoch += self.stage_epochs
+        self.settled_epochs = self.stage_epochs
+        self.state.iteration = self.state.epoch * self.state.epoch_length
+        self._save()
 
     def _lay_out(self, device: torch.device | str) -> None:
         self.detector.to(device)
@@ -223,7 +251,6 @@ class DetectorTrainer(Trainer):
                 )
 
     def _start_epoch(self) -> None:
-        self._tell_time()
         torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
         self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
@@ -283,30 +310,6 @@ class DetectorTrainer(Trainer):
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
         }
         save_whole(checkpoint, self.ckpt_dir / "last.pt")
-
-    def _report(self) -> None:
-        if self.progress:
-            epoch = self.state.epoch
-            parts = [
-                f"{name} {float(total) / self.state.epoch_length:.4g}" for name, total in self.state.loss_sums.items()
-            ]
-            if self.stage.keep == "best":
-                parts.append(f"validation {self.state.metrics['val_loss']:.4g}")
-            elif "pseudo_auc" in self.state.metrics:
-                parts.append(f"pseudo-AUC {self.state.metrics['pseudo_auc']:.3f}")
-            mark = " (best)" if epoch == self.best_epoch else "" if self.stage.settled() else " (fading in)"
-            say(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
-
-    def _advance_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.advance()
-
-    def _tell_time(self) -> None:
-        """Let the bar know how much there is to do in the whole training: at most, as a stage may stop early."""
-        if self.bar is not None:
-            epochs = (self.state.max_epochs or 0) + self.stage.still_to_come * self.epochs_of_trainer
-            name = f"{self.stage.name}, " if self.stage_number or self.stage.still_to_come else ""
-            self.bar.update(f"{name}epoch {self.state.epoch} of at most {epochs}", epochs * len(self.sampler))
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])
