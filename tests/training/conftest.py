@@ -12,7 +12,7 @@ from tests.training.small_trainings import network, sampler
 def trainer(tmp_path):
     """Makes a trainer of a GANomaly, or of another detector, in a folder of its own."""
 
-    def make(folder="run", max_epochs=4, recorder=None, detector=None, **settings):
+    def make(folder="run", max_epochs=4, recorder=None, detector=None, progress=False, **settings):
         return DetectorTrainer(
             device="cpu",
             max_epochs=max_epochs,
@@ -21,7 +21,7 @@ def trainer(tmp_path):
             val_data_loader=sampler(seed=1, batch_size=24),  # one batch
             ckpt_dir=tmp_path / folder,
             model_file=tmp_path / folder / "models" / "model.pt",
-            progress=False,
+            progress=progress,
             train_handlers=[recorder] if recorder else None,
             **settings,
         )

@@ -174,9 +174,7 @@ def test_each_epoch_trains_on_new_patches_and_is_measured_on_the_same(trainer, m
 
 
 def test_progress_is_a_line_an_epoch(trainer, capsys):
-    run = trainer(max_epochs=2, detector=scripted([0.5, 0.75]))
-    run.progress = True
-    run.run()
+    trainer(max_epochs=2, detector=scripted([0.5, 0.75]), progress=True).run()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in lines] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert lines[0].endswith("validation 0.5 (best)") and lines[1].endswith("validation 0.75")
