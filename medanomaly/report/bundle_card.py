@@ -25,6 +25,7 @@ class BundleCard:
         cases: how many cases each section of the training had; None if that is not known.
         training: settings of the training.
         keeps_patches: whether the model file holds pieces of training images.
+        cautions: what must be known of this very model, see :meth:`medanomaly.detectors.Detector.cautions`.
         modules: that the bundle needs and that neither medanomaly nor MONAI brings.
         versions: of what it was published with.
     """
@@ -38,6 +39,7 @@ class BundleCard:
     cases: Mapping[str, int] | None
     training: Mapping[str, Any]
     keeps_patches: bool
+    cautions: Sequence[str]
     modules: Sequence[str]
     versions: Mapping[str, str]
 
@@ -62,6 +64,7 @@ class BundleCard:
                 "The model file holds pieces of training images as they are: whoever gets it gets these. Publish it "
                 "only if you may publish the images."
             )
+        told += self.cautions
         if self.modules:
             told.append(f"It needs code that is not in it: {', '.join(self.modules)} must be importable.")
         if self.region == "given":

@@ -81,7 +81,7 @@ def benchmark(
         datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
             and 1, under ``test``; or none, and a manifest.
         detectors: baselines ("intensity", "intensity-smoothed", ...), bundles, and folders of bundles
-            of one's own; all that come with the package if not given.
+            of one's own; if not given, all that come with the package, but for those that need ``backbone_weights``.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.
         manifest: of a public dataset, by its name or its path, in place of a datalist; the folder in ``output`` is
@@ -116,9 +116,25 @@ def benchmark(
     experiment = cohort_experiment(
         datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest, bundles=folders
     )
-    named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
+    if detectors is None:
+        named = _as_they_come(experiment.detectors, given)
+    else:
+        named = [Path(name).name if Path(name) in folders else name for name in detectors]
     folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
+
+
+def _as_they_come(detectors: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """Baselines, and bundles that train without a further setting: some need weights that do not come with them."""
+    lacking = [
+        name
+        for name in detectors
+        if name not in BASELINES and read_settings(find_bundle(name), "train").get("backbone_weights", "") is None
+    ]
+    if not lacking or "backbone_weights" in settings:
+        return list(detectors)
+    print(f"Left out, as they need --set backbone_weights=... (see their READMEs): {', '.join(lacking)}.")
+    return [name for name in detectors if name not in lacking]
 
 
 def cohort_experiment(
