@@ -4,7 +4,8 @@
 
 Features are made: points in a subspace of 24 dimensions, in clusters, with noise, in as many channels as layers 2 and 3
 of a ResNet-18 have. The plain way (one pass through all features for each choice) is timed over some choices, and its
-whole time is that many times longer. Times are of the processor. Search: time for the features of a film of 64 pixels (8 x 8 positions).
+whole time is that many times longer. Search is for the features of a film of 64 pixels (8 x 8 positions). Seconds are
+those of the processor, which other programs do not lengthen.
 """
 
 from __future__ import annotations

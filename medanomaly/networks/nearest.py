@@ -43,9 +43,9 @@ def greedy_centres(points: Tensor, n: int, candidates: int = 1024, at_once: int 
     The farthest point is at most twice as far from the chosen ones as with the best choice of ``n``. What it chooses
     for a smaller ``n`` is the beginning of what it chooses for a larger one, by the same seed.
 
-    The plain way goes through all points for each choice, N * n * d operations bound by memory: hours for N = 10^6.
-    This one makes the same choices, but for rounding, with fewer and larger steps. The distance of a point to its
-    nearest centre only falls, so an old one is an upper bound. Among the ``candidates`` with the highest bounds,
+    The plain way goes through all points for each choice, N * n * d operations bound by memory: hours for a tenth of
+    10^6 points. This one makes the same choices, but for rounding, with fewer and larger steps. The distance of a point
+    to its nearest centre only falls, so an old one is an upper bound. Among the ``candidates`` with the highest bounds,
     distances are kept up to date; as long as the farthest of them is at least as far as the highest bound of all
     others, it is the farthest of all. When it is not, the bounds of all are brought up to date by one matrix product
     with all centres that were chosen since. The operations remain, N * n * d, but at the speed of matrix products.

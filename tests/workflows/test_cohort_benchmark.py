@@ -18,7 +18,7 @@ from medanomaly import cli, workflows
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.preprocessing import brain_mri
 from medanomaly.workflows.bundles import find_bundle
-from medanomaly.workflows.cohort import cohort_experiment, cohort_table
+from medanomaly.workflows.cohort import _as_they_come, cohort_experiment, cohort_table
 from medanomaly.workflows.costs import NAMES
 
 TINY: dict[str, Any] = {"spacing": [2, 2, 3], "stride": 8, "max_epochs": 1, "patches_per_epoch": 32}
@@ -279,3 +279,13 @@ def test_a_manifest_stands_for_a_datalist_and_a_folder_for_a_bundle(cohort: Path
         workflows.benchmark(cohort, manifest="open_ms", output=tmp_path / "out")
     with pytest.raises(InputError, match="needs the folder of the download: give --data-root"):
         workflows.benchmark(manifest="open_ms", output=tmp_path / "out")
+
+
+def test_a_benchmark_of_all_leaves_out_what_needs_weights_and_says_so(
+    cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every = cohort_experiment(cohort).detectors
+    trained = _as_they_come(every, {})
+    assert [name for name in every if name not in trained] == ["padim", "patchcore"]
+    assert "need --set backbone_weights=... (see their READMEs): padim, patchcore." in capsys.readouterr().out
+    assert _as_they_come(every, {"backbone_weights": "random"}) == list(every)

@@ -20,6 +20,7 @@ ENTRY = Entry(
         "smoothing": 1.0,
         "score": "patch",
     },
+    fast={"backbone": "unet", "features": 8, "n_channels": 20},
     needs=RANDOM,
     fitted=True,
 )

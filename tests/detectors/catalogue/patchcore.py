@@ -22,6 +22,7 @@ ENTRY = Entry(
         "smoothing": 1.0,
         "score": "patch",
     },
+    fast={"backbone": "unet", "features": 8},
     needs=RANDOM,
     fitted=True,
 )
