@@ -45,7 +45,7 @@ class PatchCore(AnyLength, Detector):
         n_neighbours: of the nearest of the bank, by which the patch's score is weighed; 1 leaves the weight out.
         smoothing: standard deviation in voxels of the Gaussian that smooths the map (paper: 4).
         score: "map", a score a voxel (B, 1, H, W[, D]), or "patch", the paper's for an image (B, 1): the distance of
-            the farthest position, less where the bank is sparse around its nearest.
+            the farthest position, less where the bank is dense around its nearest.
 
     Raises:
         ConfigError: if a setting cannot work.
