@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -11,61 +10,100 @@ from typing import Annotated, Any
 
 import typer
 
+from medanomaly import terminal
 from medanomaly.cli_bundle import bundle as bundle_commands
 from medanomaly.cli_data import data
 from medanomaly.cli_looking import regions, view
+from medanomaly.cli_options import (
+    BRAINS,
+    AsJson,
+    DataRoot,
+    Device,
+    Quiet,
+    Section,
+    Series,
+    Setting,
+    bundles,
+    chains,
+    completed_from,
+    examples,
+    settings_of,
+)
+from medanomaly.cli_research import benchmark, compose
 
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
 # time in which the others could do the work: training took eight times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-app = typer.Typer(
-    help="Find what does not belong in a medical image, having learned from scans of healthy people only.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a fault of medanomaly itself, or of the machine; 2 an option or a setting cannot work; "
+    "3 what was given cannot be used; 4 training went wrong; 130 interrupted."
 )
-app.add_typer(data, name="data", no_args_is_help=True)
-app.add_typer(bundle_commands, name="bundle", no_args_is_help=True)
+START, LOOK, RESEARCH, MORE = "Start here", "Look at the results", "Compare and develop", "Data and bundles"
 
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; the GPU if there is one, when not given.")]
-BRAINS = "auto (the case's own mask, or deepbet), given, nonzero, all, deepbet, hd-bet, synthstrip, or a command"
-DataRoot = Annotated[Path | None, typer.Option(help="What relative paths in the datalist start from.")]
-Section = Annotated[str, typer.Option(help="Section of the datalist.")]
-Setting = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the bundle, such as patch_size=32; repeatable."),
-]
+app = typer.Typer(
+    help="Find what does not belong in a medical image, having learned from scans of healthy people only. A new scan "
+    "gets a heatmap on its own grid, a table of suspicious regions and a report.",
+    epilog="\n\n".join(
+        [
+            examples(
+                "medanomaly demo",
+                "medanomaly train --datalist cohort.json --output runs/mine",
+                "medanomaly score scan.nii.gz --model runs/mine --output out",
+                "medanomaly view out",
+            ),
+            EXIT_CODES,
+        ]
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog=examples("medanomaly demo --output demo --seed 0"))
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the made cohort and of the training.")] = 0,
     setting: Setting = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """The whole flow on a made cohort, in minutes, on a laptop."""
     from medanomaly.workflows.demo import closing_words
     from medanomaly.workflows.demo import demo as run
 
-    run(output, seed, _settings(setting))
-    print(closing_words(output))
+    found = run(output, seed, settings_of(setting))
+    terminal.result(closing_words(output), found)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=START,
+    epilog=examples(
+        "medanomaly train --datalist cohort.json --output runs/mine",
+        "medanomaly train --datalist cohort.json --output runs/mine --bundle fusion --set max_epochs=20",
+        "medanomaly train --output runs/mine --resume",
+    ),
+)
 def train(
     output: Annotated[Path, typer.Option(help="Folder of the new model, a MONAI bundle.")],
     datalist: Annotated[
         Path | None, typer.Option(help="JSON with 'training' and, better, 'validation': healthy cases only.")
     ] = None,
     bundle: Annotated[
-        str, typer.Option(help="A bundle that comes with medanomaly, or the folder of one.")
+        str,
+        typer.Option(
+            help="A bundle that comes with medanomaly, or the folder of one.", autocompletion=completed_from(bundles)
+        ),
     ] = "ganomaly",
     data_root: DataRoot = None,
     chain: Annotated[
         str | None,
-        typer.Option(help="The kind of image, if it is not brain MRI, such as radiograph or head_ct, or a JSON file."),
+        typer.Option(
+            help="The kind of image, if it is not brain MRI, such as radiograph or head_ct, or a JSON file.",
+            autocompletion=completed_from(chains),
+        ),
     ] = None,
     brain: Annotated[
         str | None,
@@ -82,6 +120,8 @@ def train(
     ] = False,
     device: Device = None,
     setting: Setting = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a detector on healthy scans; go on with --resume."""
     from medanomaly.workflows.train import closing_words
@@ -98,12 +138,20 @@ def train(
         seed=seed,
         resume=resume,
         device=device,
-        settings=_settings(setting),
+        settings=settings_of(setting),
     )
-    print(closing_words(root, output))
+    terminal.result(closing_words(root, output), {"model": root, "weights": root / "models" / "model.pt"})
 
 
-@app.command()
+@app.command(
+    rich_help_panel=START,
+    epilog=examples(
+        "medanomaly score scan.nii.gz --model runs/mine --output out",
+        "medanomaly score flair.nii.gz t1.nii.gz --model runs/two_channels --output out --register",
+        "medanomaly score dicom_folder/ --model runs/mine --output out --json",
+        "medanomaly score --datalist cohort.json --model runs/mine --output out",
+    ),
+)
 def score(
     scans: Annotated[
         list[Path] | None,
@@ -124,10 +172,7 @@ def score(
             help=f"A mask file, {BRAINS}; the model's own way, mostly auto, if not given.",
         ),
     ] = None,
-    series: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of a folder or zip; repeatable."),
-    ] = None,
+    series: Series = None,
     register: Annotated[
         bool,
         typer.Option("--register", help="Align the further channels of a case with the first; they may lie anywhere."),
@@ -145,6 +190,8 @@ def score(
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write a report for each case, an HTML file to look at.")
     ] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a heatmap for each scan, on the grid of that scan."""
     from medanomaly.workflows import score as run
@@ -165,10 +212,35 @@ def score(
         device=device,
         report=report,
     )
-    print(closing_words(table, output))
+    terminal.result(closing_words(table, output), table.to_dict("records"))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=START,
+    epilog=examples("medanomaly calibrate --model runs/mine --datalist our_normals.json --output runs/mine_here"),
+)
+def calibrate(
+    model: Annotated[Path, typer.Option(help="Folder of a trained model, which stays as it is.")],
+    datalist: Annotated[Path, typer.Option(help="JSON that names normal cases of your scanner.")],
+    output: Annotated[Path, typer.Option(help="Folder of the model with the new thresholds.")],
+    section: Section = "validation",
+    data_root: DataRoot = None,
+    brain: Annotated[
+        str | None, typer.Option("--brain", "--region", help=f"{BRAINS}; as the model was trained if not given.")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the thresholds of a model from your own normal scans, without training."""
+    from medanomaly.workflows import calibrate as run
+    from medanomaly.workflows.calibrate import closing_words
+
+    root = run(model, datalist, output, section=section, data_root=data_root, region=brain, device=device)
+    terminal.result(closing_words(root, output), {"model": root})
+
+
+@app.command(epilog=examples("medanomaly evaluate --datalist cohort.json --scores out"), rich_help_panel=LOOK)
 def evaluate(
     datalist: Annotated[Path, typer.Option(help="JSON whose section names a 'label' for each case.")],
     scores: Annotated[Path, typer.Option(help="Folder that 'medanomaly score' wrote.")],
@@ -180,131 +252,61 @@ def evaluate(
         str | None,
         typer.Option("--brain", "--region", help="The command that the scores were made with, if not the model's own."),
     ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Voxel and case metrics in the brain, beside plain intensity."""
     from medanomaly.workflows import evaluate as run
 
-    run(datalist, scores, output=output, model=model, section=section, data_root=data_root, region=brain)
-    print(f"Results are in {output or scores / 'evaluation'}: report.html, metrics.json, detectors.csv, cases.csv.")
+    found = run(datalist, scores, output=output, model=model, section=section, data_root=data_root, region=brain)
+    folder = output or scores / "evaluation"
+    terminal.result(f"Results are in {folder}: report.html, metrics.json, detectors.csv, cases.csv.", found)
 
 
-app.command()(regions)
-app.command()(view)
-
-
-@app.command()
-def benchmark(
-    name: Annotated[str, typer.Argument(help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter.")],
-    datalist: Annotated[
-        Path | None, typer.Option(help="Of cohort, and of white-matter: JSON with 'training' and 'test'.")
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(help="Of cohort: a public dataset, such as open_ms, in place of a datalist.")
-    ] = None,
-    detectors: Annotated[str | None, typer.Option(help="Names, comma between; all of them if not given.")] = None,
-    seeds: Annotated[str, typer.Option(help="Whole numbers, comma between; a training for each.")] = "0,1,2",
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the benchmark's data; what relative paths in --datalist start from.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the results; what is there is not run again.")] = Path(
-        "results"
+look = examples("medanomaly regions out --fpr 0.001 --min-ml 0.1", "medanomaly regions out --json")
+app.command(rich_help_panel=LOOK, epilog=look)(regions)
+look = examples("medanomaly view out", "medanomaly view out --case case7 --slicer")
+app.command(rich_help_panel=LOOK, epilog=look)(view)
+app.command(
+    rich_help_panel=RESEARCH,
+    epilog=examples(
+        "medanomaly benchmark cohort --datalist mine.json --detectors intensity,ganomaly,fusion --seeds 0,1",
+        "medanomaly benchmark cohort --manifest open_ms --data-root open_ms --chain brain_mri",
+        "medanomaly benchmark fashion-mnist --data-root fashion_mnist --reduced",
     ),
-    chain: Annotated[
-        str | None,
-        typer.Option(help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct."),
-    ] = None,
-    brain: Annotated[
-        str | None,
-        typer.Option(help=f"Of cohort: {BRAINS}."),
-    ] = None,
-    reduced: Annotated[
-        bool, typer.Option("--reduced", help="A short version, to see that all works; its figures mean nothing.")
-    ] = False,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the runs, such as test_patient=patient31; repeatable."),
-    ] = None,
-) -> None:
-    """Train and test detectors: a leaderboard, pictures, and a file for each run."""
-    from medanomaly import workflows
-    from medanomaly.errors import InputError
-    from medanomaly.experiments import find_experiment
-    from medanomaly.workflows.benchmark import run_benchmark
-
-    try:
-        numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
-    except ValueError:
-        raise InputError(f"--seeds {seeds!r} is not a list of whole numbers: write --seeds 0,1,2.") from None
-    names = None if detectors is None else [name.strip() for name in detectors.split(",") if name.strip()]
-    if name == "cohort":
-        workflows.benchmark(
-            datalist,
-            names,
-            numbers,
-            output,
-            manifest=manifest,
-            data_root=data_root,
-            chain=chain,
-            region=brain,
-            settings=_settings(setting),
-            reduced=reduced,
-        )
-    else:
-        run_benchmark(find_experiment(name, datalist), names, numbers, data_root, output, reduced, _settings(setting))
-    named = Path(manifest).stem if manifest else name
-    folder = output / (f"{named}-reduced" if reduced else named)
-    print(
-        f"\nResults are in {folder}: leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run."
-    )
-
-
-@app.command()
-def compose(
-    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles, each with a model.json.")],
-) -> None:
-    """Write the configs of a detector of your own: what all bundles share, and its model.json."""
-    from medanomaly.workflows.compose import write_configs
-
-    for bundle in bundles:
-        write_configs(bundle)
-        print(f"{bundle}/configs is written: medanomaly train --bundle {bundle} ...")
+)(benchmark)
+app.command(rich_help_panel=RESEARCH, epilog=examples("medanomaly compose bundles/my_detector"))(compose)
+app.add_typer(data, name="data", no_args_is_help=True, rich_help_panel=MORE)
+app.add_typer(bundle_commands, name="bundle", no_args_is_help=True, rich_help_panel=MORE)
 
 
 def main() -> None:
-    """Entry point: errors that are meant for people end with their message and exit code 1."""
+    """Entry point: errors and warnings that are meant for people are printed without traces."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. Nothing is half-written; a training goes on with --resume, a benchmark by itself.",
-            file=sys.stderr,
-        )
+        words = "interrupted. Nothing is half-written; a training goes on with --resume, a benchmark by itself."
+        terminal.tell_error(words, 130)
         sys.exit(130)
     except Exception as error:
         from medanomaly.errors import MedanomalyError
 
         if not isinstance(error, MedanomalyError) or os.environ.get("MEDANOMALY_TRACEBACK"):
             raise
-        print(f"\nError: {error}", file=sys.stderr)
-        sys.exit(1)
+        terminal.tell_error(str(error), error.exit_code)
+        sys.exit(error.exit_code)
+    finally:  # whoever calls this from Python wants to hear of what comes next
+        terminal.be_quiet(False)
+        terminal.answer_in_json(False)
 
 
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs; a value that is JSON is read as such, anything else is text."""
-    from medanomaly.errors import ConfigError
-
-    settings: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair!r} has no value: write KEY=VALUE, such as --set patch_size=32.")
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
-    return settings
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Of ours, what it says; of others, whose it is, too."""
+    own = Path(__file__).parent in Path(filename).parents
+    terminal.warn(str(message) if own else f"{category.__name__} of {Path(filename).name}: {message}")
 
 
 if __name__ == "__main__":

@@ -7,28 +7,51 @@ from typing import Annotated
 
 import typer
 
+from medanomaly import terminal
+from medanomaly.cli_options import AsJson, Quiet, completed_from, examples, manifests
+
 data = typer.Typer(help="Public datasets and your own folders: check them, and write their datalists.")
 
 
 @data.command("list")
-def list_datasets() -> None:
+def list_datasets(quiet: Quiet = False, as_json: AsJson = False) -> None:
     """The public datasets that are known."""
-    from medanomaly.workflows.datasets import datasets
+    from medanomaly.workflows.datasets import datasets, datasets_in_words
 
-    print(datasets())
+    found = datasets()
+    terminal.result(datasets_in_words(found), found)
 
 
 @data.command()
-def describe(name: Annotated[str, typer.Argument(help="Of 'data list', or a manifest of your own.")]) -> None:
+def describe(
+    name: Annotated[
+        str,
+        typer.Argument(help="Of 'data list', or a manifest of your own.", autocompletion=completed_from(manifests)),
+    ],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Source, licence, layout and split of a public dataset."""
-    from medanomaly.workflows.datasets import describe as run
+    from medanomaly.data.manifests import read_manifest
+    from medanomaly.workflows.datasets import manifest_in_words
 
-    print(run(name))
+    content = read_manifest(name)
+    terminal.result(manifest_in_words(content), content)
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "medanomaly data index ixi --root ~/downloads/ixi --output ixi.json",
+        "medanomaly data index --root bids --pattern 'sub-{case}/anat/*_FLAIR.nii.gz' --healthy group=control",
+    )
+)
 def index(
-    name: Annotated[str | None, typer.Argument(help="A public dataset, of 'data list'; or give --pattern.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A public dataset, of 'data list'; or give --pattern.", autocompletion=completed_from(manifests)
+        ),
+    ] = None,
     root: Annotated[Path, typer.Option(help="Folder of the download, or of your cohort.")] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option(help="The datalist, which must not be there yet.")] = Path("datalist.json"),
     pattern: Annotated[
@@ -51,6 +74,8 @@ def index(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read the files, only look whether they are there.")
     ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a download, or your own folders, and write the datalist; all that is wrong is told."""
     from medanomaly.errors import InputError
@@ -69,7 +94,7 @@ def index(
         found = datasets.index_folder(
             str(pattern), root, output, names, region, label, healthy, table, _shares(shares), quick
         )
-    print(datasets.closing_words(found, output, name))
+    terminal.result(datasets.closing_words(found, output, name), {"datalist": output if found else None, **found})
 
 
 def _shares(text: str | None) -> dict[str, float] | None:

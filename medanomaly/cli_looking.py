@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from medanomaly import terminal
+from medanomaly.cli_options import AsJson, Quiet
+
 
 def regions(
     scores: Annotated[Path, typer.Argument(help="Folder that 'medanomaly score' wrote, or that of a case in it.")],
@@ -22,16 +25,19 @@ def regions(
         ),
     ] = None,
     series: Annotated[
-        str | None, typer.Option(metavar="NUMBER|DESCRIPTION", help="Which series of --dicom-seg.")
+        str | None, typer.Option(metavar="SERIES", help="Which series of --dicom-seg: number or description.")
     ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what lies together above a threshold from normals; another threshold needs no new scoring."""
     from medanomaly.workflows import regions as run
 
-    run(scores, fpr, min_ml, case=case, model=model, dicom_seg=dicom_seg, series=series)
-    print(f"Written: regions.csv, regions.json and regions.nii.gz in {scores}, in the folder of each case.")
+    table = run(scores, fpr, min_ml, case=case, model=model, dicom_seg=dicom_seg, series=series)
+    words = f"Written: regions.csv, regions.json and regions.nii.gz in {scores}, in the folder of each case."
     if dicom_seg is not None:
-        print("CASE_regions.dcm beside them names the patient, as the series does that it refers to.")
+        words += "\nCASE_regions.dcm beside them names the patient, as the series does that it refers to."
+    terminal.result(words, table.to_dict("records"))
 
 
 def view(
@@ -48,12 +54,15 @@ def view(
         typer.Option(help="The scan, if it was moved since, or is DICOM; repeatable, in the order of the channels."),
     ] = None,
     series: Annotated[
-        list[str] | None, typer.Option(metavar="NUMBER|DESCRIPTION", help="Which DICOM series of --scan.")
+        list[str] | None,
+        typer.Option(metavar="SERIES", help="Which DICOM series of --scan: number or description; repeatable."),
     ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at a scored case: its report, or with --slicer a scene of 3D Slicer."""
     from medanomaly.workflows import view as run
     from medanomaly.workflows.view import closing_words
 
     where, opened = run(scores, case=case, slicer=slicer, slicer_path=slicer_path, scan=scan, series=series)
-    print(closing_words(where, opened))
+    terminal.result(closing_words(where, opened), {"file": where, "opened": opened})

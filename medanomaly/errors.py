@@ -10,23 +10,36 @@ import os
 import sys
 from numbers import Integral
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
+
+from medanomaly.terminal import tell_error
 
 
 class MedanomalyError(Exception):
-    """Base of all errors that are meant for people: the command line prints the message and no trace."""
+    """Base of all errors that are meant for people: the command line prints the message and no trace.
+
+    ``exit_code`` is what the command line then ends with.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class InputError(MedanomalyError, ValueError):
     """What the user gave cannot be used: a path, a volume, a mask, a datalist, a score map."""
 
+    exit_code = 3
+
 
 class ConfigError(MedanomalyError, ValueError):
     """A setting of a detector, a bundle or a command has a value that cannot work."""
 
+    exit_code = 2  # that of an option that does not exist, too
+
 
 class TrainingError(MedanomalyError, RuntimeError):
     """Training went wrong in a way that would leave a useless detector (a loss that is not finite, a dead code)."""
+
+    exit_code = 4
 
 
 def check_count(name: str, value: Any) -> None:
@@ -35,14 +48,14 @@ def check_count(name: str, value: Any) -> None:
         raise ConfigError(f"{name} is {value!r}, but a whole number of at least 1 is needed: set {name} to one.")
 
 
-def plain_message(error: BaseException | None) -> str | None:
-    """The message of the first medanomaly error in a chain of causes, or None if there is none.
+def plain_error(error: BaseException | None) -> MedanomalyError | None:
+    """The first medanomaly error in a chain of causes, or None if there is none.
 
     MONAI wraps what a config raises in errors of its own, so the cause that a person needs stands deep in the chain.
     """
     while error is not None:
         if isinstance(error, MedanomalyError):
-            return str(error)
+            return error
         error = error.__cause__ or error.__context__
     return None
 
@@ -56,11 +69,11 @@ def report_plainly() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message = plain_message(error)
-        if message is None or os.environ.get("MEDANOMALY_TRACEBACK"):
+        plain = plain_error(error)
+        if plain is None or os.environ.get("MEDANOMALY_TRACEBACK"):
             previous(kind, error, trace)
         else:
-            print(f"\nError: {message}", file=sys.stderr)
+            tell_error(str(plain), 1)  # the code that Python ends with, whatever a hook does
 
     sys.excepthook = hook
     logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # it would say the same, with object addresses

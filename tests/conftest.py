@@ -81,9 +81,12 @@ def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> Path:
 def make_cohort(
     folder: Path,
     n_channels: int = 1,
-    sections: tuple[tuple[str, int], ...] = (("training", 2), ("validation", 1), ("test", 2)),
+    sections: tuple[tuple[str, int], ...] = (("training", 2), ("validation", 1), ("test", 2), ("mixed", 2)),
 ) -> Path:
-    """Textured ellipsoids of 40 x 44 x 20 voxels of 2 mm, LAS and oblique; the last test case has a bright lesion."""
+    """Textured ellipsoids of 40 x 44 x 20 voxels of 2 mm, LAS and oblique.
+
+    The last test case has a bright lesion, and so has the last mixed one, of which nobody says so.
+    """
     rng = np.random.default_rng(0)
     shape = (40, 44, 20)
     grid = np.indices(shape).astype(float)
@@ -99,7 +102,7 @@ def make_cohort(
         for number in range(count):
             case = f"{section}-{number}"
             lesion = np.zeros(shape, bool)
-            if section == "test" and number == count - 1:
+            if section in ("test", "mixed") and number == count - 1:
                 lesion = ((grid - np.array([20, 22, 10])[:, None, None, None]) ** 2).sum(0) < 16
             files = []
             for channel in range(n_channels):
@@ -123,7 +126,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cohort_maker() -> Callable[..., Path]:
     """``make_cohort``, for a test that needs a cohort of its own."""
     return make_cohort

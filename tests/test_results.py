@@ -84,6 +84,7 @@ def test_the_readmes_benchmark_is_that_of_the_results() -> None:
     files = {
         "brightness": "intensity_flair",
         "brightness, smoothed": "intensity-smoothed_flair",
+        "tissue outlier, brighter than its own tissue classes (no training)": "tissue-outlier-bright_flair+t1+t2",
         "GANomaly K, 32 px, the best of the paper's detectors here": "ganomaly-k_flair+t1-32px",
         "`fusion`, brighter or darker than expected": "fusion_both",
         "`fusion`, brighter than expected": "fusion_bright",

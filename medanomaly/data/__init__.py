@@ -1,12 +1,13 @@
 """What comes in and goes out: datalists, reading volumes, writing heatmaps, what was made of what, the demo cohort."""
 
-from medanomaly.data.datalist import cases_from_files, check_case_id, read_datalist, require_cases
+from medanomaly.data.datalist import cases_from_files, check_case_id, read_datalist, require_cases, unlabelled
 from medanomaly.data.demo_cohort import make_demo_cohort
 from medanomaly.data.manifests import datalist_from_manifest, manifest_names, read_manifest
 from medanomaly.data.prefetch import PrefetchDataLoader
 from medanomaly.data.provenance import (
     begin_scores,
     check_scores,
+    chosen_epoch,
     read_provenance,
     record_scores,
     scan_of_case,
@@ -32,6 +33,7 @@ __all__ = [
     "cases_from_files",
     "check_case_id",
     "check_scores",
+    "chosen_epoch",
     "datalist_from_manifest",
     "display_path",
     "heatmap_path",
@@ -49,5 +51,6 @@ __all__ = [
     "save_on_grid",
     "scan_of_case",
     "scored_cases",
+    "unlabelled",
     "written_whole",
 ]

@@ -105,6 +105,11 @@ def check_healthy(cases: Sequence[Mapping[str, Any]], section: str, where: str) 
         )
 
 
+def unlabelled(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cases without their labels: those under ``mixed`` are not told apart, and no patch of a lesion is left out."""
+    return [{key: value for key, value in case.items() if key != "label"} for case in cases]
+
+
 def is_image_label(label: Any) -> bool:
     """Whether the label of a case is a number, of the whole image, and not a mask."""
     return isinstance(label, int | float) and not isinstance(label, bool)

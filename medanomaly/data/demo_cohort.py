@@ -17,7 +17,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
+
+from medanomaly.terminal import progress
 
 Array = NDArray[np.float32]
 
@@ -87,7 +88,7 @@ def make_demo_cohort(
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # numpy and scipy let go of the interpreter
         made = pool.map(make, range(len(names)))
-        for section, entry in zip(names, tqdm(made, "making subjects", len(names), False, unit="subject"), strict=True):
+        for section, entry in zip(names, progress(made, "making subjects", len(names)), strict=True):
             sections[section].append(entry)
     datalist = folder / "datalist.json"
     datalist.write_text(json.dumps({"description": "made by medanomaly demo", "seed": seed, **sections}, indent=2))

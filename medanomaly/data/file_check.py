@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medanomaly.data.fashion_mnist import read_idx
 from medanomaly.data.reading import read_volume
 from medanomaly.errors import InputError
+from medanomaly.terminal import progress
 
 READERS = 2  # at a time; a CT takes a gigabyte
 
@@ -35,7 +34,7 @@ def broken_files(root: Path, files: Sequence[str], shape: Sequence[int] | None =
 
     there = [name for name in files if (root / name).exists()]
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(tqdm(pool.map(problem, there), total=len(there), desc="reading", disable=len(there) < 100))
+        found = list(progress(pool.map(problem, there), "reading", len(there)))
     return [words for words in found if words is not None]
 
 

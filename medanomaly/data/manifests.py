@@ -29,10 +29,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import medanomaly
 from medanomaly.data.datalist import SECTIONS, check_cases
 from medanomaly.data.dataset_groups import FoundCases, find_group_cases
 from medanomaly.errors import InputError
+from medanomaly.shipped import shipped
 
 MOST_TOLD = 20  # of what is wrong with a download
 NEEDED = ("name", "source", "licence", "layout", "split")
@@ -40,7 +40,7 @@ NEEDED = ("name", "source", "licence", "layout", "split")
 
 def manifest_names() -> list[str]:
     """The names of the manifests that come with the package."""
-    return sorted(file.stem for file in _folder().glob("*.json"))
+    return sorted(file.stem for file in shipped("data_manifests").glob("*.json"))
 
 
 def read_manifest(manifest: str | Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def read_manifest(manifest: str | Path) -> dict[str, Any]:
     """
     path = Path(manifest)
     if str(manifest) in manifest_names():
-        path = _folder() / f"{manifest}.json"
+        path = shipped("data_manifests") / f"{manifest}.json"
     if not path.is_file():
         raise InputError(f"there is no manifest {manifest}: name one of {', '.join(manifest_names())}, or a JSON file.")
     try:
@@ -127,12 +127,6 @@ def files_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
                 value = case.get(key)
                 names += value if isinstance(value, list | tuple) else [value]
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
-
-
-def _folder() -> Path:
-    package = Path(medanomaly.__file__).parent
-    places = [root / "data_manifests" for root in (package, package.parent)]  # a wheel, a checkout
-    return next((place for place in places if place.is_dir()), places[-1])
 
 
 def _check_channels(channels: Sequence[str] | None, content: Mapping[str, Any]) -> None:

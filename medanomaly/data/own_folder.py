@@ -11,6 +11,7 @@ from medanomaly.data.dataset_groups import CHANNEL, WHOSE, FoundCases, case_of, 
 from medanomaly.data.file_patterns import fill, find, words_of
 from medanomaly.data.patient_split import split_patients
 from medanomaly.errors import InputError
+from medanomaly.terminal import say
 
 SHARES = {"training": 0.7, "validation": 0.15, "test": 0.15}
 BIDS_TABLE, BIDS_PATIENT, BIDS_PREFIX = "participants.tsv", "participant_id", "sub-"
@@ -28,8 +29,9 @@ def find_folder_cases(
 ) -> FoundCases:
     """The cases below ``root`` by section, with paths from there, and in words what is missing or not clear.
 
-    Healthy patients go to the sections in the order of the SHA-256 of their names; all others are tested. Without
-    ``healthy``, nobody is told apart: all are split, as healthy people, or as patients whose lesions ``label`` shows.
+    Healthy patients go to the sections in the order of the SHA-256 of their names; all others are tested, or, where
+    there is a share for ``mixed``, split between it and ``test`` as the healthy of these two are. Without ``healthy``,
+    nobody is told apart: all are split, as healthy people, or as patients whose lesions ``label`` shows.
 
     Args:
         root: of the cohort.
@@ -69,7 +71,7 @@ def find_folder_cases(
         own = label if label is not None and not without else None if without else 0
         groups = [
             ({**group, "label": own}, normal, healthy_shares),
-            ({**group, "label": label if label is not None else 1}, ill, {"test": 1.0}),
+            ({**group, "label": label if label is not None else 1}, ill, _shares_of_the_ill(shares)),
         ]
     placed: dict[str, str] = {}
     left_out = 0
@@ -83,7 +85,7 @@ def find_folder_cases(
                 for file in sorted(file for patient in patients for file in owners[patient] if file in files)
             )
     if left_out:
-        print(
+        say(
             f"{left_out} cases are left out: their patients have healthy scans under 'training' or 'validation', "
             "too. If they are other people of the same name, give them names of their own."
         )
@@ -108,6 +110,12 @@ def _check(words: Sequence[str], channels: Sequence[str] | None, shares: Mapping
         raise InputError(
             f"the shares {dict(shares)} must be of the sections {', '.join(SECTIONS)}, each 0 to 1, at most 1 in all."
         )
+
+
+def _shares_of_the_ill(shares: Mapping[str, float]) -> dict[str, float]:
+    """All to be tested, unless healthy ones go to ``mixed``: then as many of the ill there as of the healthy."""
+    mixed, test = shares.get("mixed", 0.0), shares.get("test", 0.0)
+    return {"test": 1.0} if mixed == 0 else {"mixed": mixed / (mixed + test), "test": test / (mixed + test)}
 
 
 def _ill(

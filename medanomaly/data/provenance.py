@@ -59,6 +59,8 @@ def begin_scores(
         )
     settings = {"score_amp": score_amp, **({"region": region} if isinstance(region, str) else {})}
     settings |= {"register": True} if register else {}
+    epoch = chosen_epoch(bundle_root)
+    settings |= {} if epoch is None else {"epoch": epoch["words"]}
     _write(output, {**model, **settings, "cases": earlier["cases"]})
 
 
@@ -193,6 +195,24 @@ def scan_of_case(
             "give that with --scan, or score again."
         )
     return list(map(str, images))
+
+
+def chosen_epoch(bundle_root: str | Path) -> dict[str, Any] | None:
+    """What ``models/epoch.json`` of a model says, if its epoch was chosen with the help of unlabelled cases.
+
+    The figures that chose it, and ``words`` that say so wherever the model is reported.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file = Path(bundle_root) / "models" / "epoch.json"
+    if not file.exists():
+        return None
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+        return {**found, "words": str(found["words"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({error}): train the model again.") from error
 
 
 def _hashes(bundle_root: str | Path, calibration_file: str | Path) -> dict[str, str]:

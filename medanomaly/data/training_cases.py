@@ -13,6 +13,7 @@ from medanomaly.data.dicom_series import safe_name
 from medanomaly.data.digests import case_digests
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
+from medanomaly.terminal import warn
 
 Digests = Mapping[str, Mapping[str, Sequence[str]]]  # case id -> image, region, label -> SHA-256 of each file
 
@@ -25,6 +26,7 @@ def begin_training(
     validation: Sequence[Mapping[str, Any]],
     resume: bool = False,
     mixed: Sequence[Mapping[str, Any]] = (),
+    streams: Sequence[str] = ("training",),
 ) -> None:
     """Write down the cases of a training before it begins, or check that it goes on with the same.
 
@@ -34,13 +36,16 @@ def begin_training(
             where another machine tests, are passed over.
         training, validation: the cases.
         resume: whether a training that has begun goes on.
-        mixed: healthy and diseased cases, not told apart, of a detector that learns from them, too.
+        mixed: healthy and diseased cases, not told apart; they count if the detector learns from them.
+        streams: the sections that the detector learns from.
 
     Raises:
-        InputError: if a scan is trained on and held out, a case of the first two has the label 1, a training would go
-            on with other cases, or there is a finished model without checkpoints to go on from.
+        InputError: if there are no cases of a section that it learns from, a scan is in two sections, a case of the
+            first two has the label 1, a training would go on with other cases, or there is a finished model without
+            checkpoints to go on from.
     """
     require_cases(training)
+    mixed = mixed_of(streams, mixed, str(datalist or "the cohort"))
     root, keys = Path(bundle_root), ("image", "region", "label")
     begun = (root / "checkpoints" / "last.pt").exists()
     if begun and not resume:
@@ -58,14 +63,32 @@ def begin_training(
     if begun and file.exists():
         _check_same(_read(file), record, root)
     elif begun:
-        print(f"Warning: {root} was begun by an older version, so it is not known whether its cases are the same.")
+        warn(f"{root} was begun by an older version, so it is not known whether its cases are the same.")
     test = [] if datalist is None else read_datalist(datalist, "test", dataset_dir, required=False, skip_missing=True)
     for section, others in (("validation", validation), ("test", test)):
         for trained in [name for name in sections if name != "validation"]:
             check_apart(sections[trained], trained, others, section)
+    check_apart(mixed, "mixed", training, "training")
     content = {"datalist": None if datalist is None else str(datalist), "version": medanomaly.__version__, **record}
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def mixed_of(streams: Sequence[str], mixed: Sequence[Mapping[str, Any]], where: str) -> Sequence[Mapping[str, Any]]:
+    """The cases under ``mixed`` for a detector that learns from these sections; none, if that is not one of them.
+
+    Raises:
+        InputError: if it is, and there are none.
+    """
+    if "mixed" not in streams:
+        return ()
+    if len(mixed) == 0:
+        raise InputError(
+            f"the detector learns from healthy cases (section 'training') and from healthy and diseased ones, not told "
+            f"apart (section 'mixed'), but {where} has none under 'mixed': add such cases, of people who are not "
+            "tested, or choose a detector that learns from healthy cases alone."
+        )
+    return mixed
 
 
 def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
@@ -80,9 +103,7 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
     """
     file = Path(bundle_root) / "models" / "cases.json"
     if not file.exists():
-        print(
-            f"Warning: {file} is missing (older version), so it is not known whether the model saw these scans before."
-        )
+        warn(f"{file} is missing (older version), so it is not known whether the model saw these scans before.")
         return
     record = _read(file)
     trained = {**record.get("mixed", {}), **record["training"]}
@@ -94,7 +115,39 @@ def check_unseen(bundle_root: str | Path, tested: Digests) -> None:
         )
     held = [f"{name} ({other} of the validation)" for name, other, _ in _shared(tested, record["validation"])]
     if held:
-        print(f"Warning: the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
+        warn(f"the thresholds of {bundle_root} come from {', '.join(held)}: no independent test of these.")
+
+
+def take_other_normals(
+    trained: str | Path, bundle_root: str | Path, normals: Sequence[Mapping[str, Any]], datalist: str | Path
+) -> None:
+    """Write the ``models/cases.json`` of a model whose thresholds come from other normal cases than before.
+
+    Args:
+        trained: the model that was trained; a record that it does not have, as of an older version, is not made up.
+        bundle_root: the same model with other thresholds.
+        normals: the cases that they come from, which are held out from now on.
+        datalist: that names them.
+
+    Raises:
+        InputError: if one of them is a case that the model was trained on, or has the label 1.
+    """
+    check_healthy(normals, "validation", str(datalist))
+    file = Path(trained) / "models" / "cases.json"
+    if not file.exists():
+        warn(f"{file} is missing (older version), so it is not known whether the model was trained on these cases.")
+        return
+    record = _read(file)
+    digests = case_digests(normals, ("image", "region", "label"))
+    seen = [name for name, _, _ in _shared(digests, {**record.get("mixed", {}), **record["training"]})]
+    if seen:
+        raise InputError(
+            f"the model {trained} was trained on {', '.join(seen)}, which it scores lower than new cases: leave them "
+            f"out of {datalist}."
+        )
+    record |= {"validation": digests, "datalist": str(datalist), "version": medanomaly.__version__}
+    with written_whole(Path(bundle_root) / "models" / "cases.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def check_apart(

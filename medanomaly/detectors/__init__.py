@@ -12,10 +12,19 @@ from typing import Any
 
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.intensity import IntensityBaseline, intensity_baselines
+from medanomaly.detectors.tissue_outlier import TissueOutlier
 from medanomaly.errors import ConfigError
 from medanomaly.networks.stages import Stage
 
-__all__ = ["Detector", "IntensityBaseline", "Stage", "detector_class", "detector_names", "intensity_baselines"]
+__all__ = [
+    "Detector",
+    "IntensityBaseline",
+    "Stage",
+    "TissueOutlier",
+    "detector_class",
+    "detector_names",
+    "intensity_baselines",
+]
 
 
 def detector_class(name: str) -> type[Detector]:

@@ -95,7 +95,7 @@ class FAnoGAN(Detector):
             "critic": torch.optim.Adam(critic, lr=rate, betas=betas),
             "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
         }
-        yield Stage("GAN", optimizers, keep="last")
+        yield Stage("GAN", optimizers, keep="last", still_to_come=1)
         encoder = torch.optim.RMSprop(self.encoder.parameters(), lr=self.encoder_learning_rate)
         yield Stage("encoder", {"encoder": encoder})
 

@@ -292,4 +292,5 @@ def _joined(parts: tuple[Stage | None, ...]) -> Stage:
         max_epochs=max(lengths) if len(lengths) == len(under_way) else None,
         settled=lambda: all(part.settled() for part in under_way),
         parts=parts,
+        still_to_come=max(part.still_to_come for part in under_way),
     )

@@ -86,7 +86,8 @@ class LSTMMADGAN(Detector):
 
     def stages(self) -> Iterator[Stage]:
         networks = {"generator": [self.generator], "discriminator": [self.discriminator]}
-        yield Stage("GAN", {name: self._adam(parts) for name, parts in networks.items()}, keep="last")
+        players = {name: self._adam(parts) for name, parts in networks.items()}
+        yield Stage("GAN", players, keep="last", still_to_come=1)
         yield Stage("encoder and generator", {"reconstruction": self._adam([self.encoder, self.generator])})
 
     def _adam(self, networks: list[StepByStep]) -> torch.optim.Optimizer:

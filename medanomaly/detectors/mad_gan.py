@@ -115,7 +115,7 @@ class MadGAN(Detector):
             "critic": torch.optim.Adam(critic, lr=rate, betas=betas),
             "generators": torch.optim.Adam(self.generators.parameters(), lr=rate, betas=betas),
         }
-        yield Stage("GAN", optimizers, keep="last")
+        yield Stage("GAN", optimizers, keep="last", still_to_come=1)
         settle(self.average, self._random_codes(SETTLING_CODES // self.n_generators + 1).split(128))
         encoder = torch.optim.Adam(self.encoder.parameters(), lr=self.encoder_learning_rate)
         yield Stage("encoders", {"encoders": encoder})

@@ -69,7 +69,8 @@ class MOGAAL(Detector):
     def stages(self) -> Iterator[Stage]:
         generators = torch.optim.SGD(self.generators.parameters(), lr=self.generator_rate, momentum=0.9)
         optimizers = {"generators": generators, "discriminator": self._discriminator_optimizer()}
-        yield Stage("generators and discriminator", optimizers, keep="last", max_epochs=self.stop_epochs)
+        name = "generators and discriminator"
+        yield Stage(name, optimizers, keep="last", max_epochs=self.stop_epochs, still_to_come=1)
         yield Stage("discriminator alone", {"discriminator": self._discriminator_optimizer()}, keep="last")
 
     def _discriminator_optimizer(self) -> torch.optim.Optimizer:

@@ -140,7 +140,8 @@ class ProgressiveGANomaly(Detector):
                 "generator": torch.optim.Adam([*trunk, *self._without_trunk()], lr=rate, betas=betas),
                 "critic": torch.optim.Adam([*trunk, *self.critic_head.parameters()], lr=rate, betas=betas),
             }
-            yield Stage(f"{8 * 2**stage} voxels a side", optimizers, settled=self.is_settled)
+            name, still_to_come = f"{8 * 2**stage} voxels a side", self.last_stage - stage
+            yield Stage(name, optimizers, settled=self.is_settled, still_to_come=still_to_come)
 
     def _without_trunk(self) -> list[nn.Parameter]:
         return [*self.encoder_head.parameters(), *self.generator.parameters()]

@@ -61,7 +61,8 @@ class SOGAAL(Detector):
     def stages(self) -> Iterator[Stage]:
         generator = torch.optim.SGD(self.generator.parameters(), lr=self.generator_rate, momentum=0.9)
         optimizers = {"generator": generator, "discriminator": self._discriminator_optimizer()}
-        yield Stage("generator and discriminator", optimizers, keep="last", max_epochs=self.stop_epochs)
+        name = "generator and discriminator"
+        yield Stage(name, optimizers, keep="last", max_epochs=self.stop_epochs, still_to_come=1)
         yield Stage("discriminator alone", {"discriminator": self._discriminator_optimizer()}, keep="last")
 
     def _discriminator_optimizer(self) -> torch.optim.Optimizer:

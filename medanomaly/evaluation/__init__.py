@@ -13,7 +13,14 @@ from medanomaly.evaluation.normals import (
     load_calibrations,
 )
 from medanomaly.evaluation.regions import Regions, find_regions
-from medanomaly.evaluation.voxel_metrics import InRegionVoxelMetric, dice_at, in_region, roc_curve, voxel_metrics
+from medanomaly.evaluation.voxel_metrics import (
+    InRegionVoxelMetric,
+    dice_at,
+    in_region,
+    precision_recall_curve,
+    roc_curve,
+    voxel_metrics,
+)
 
 __all__ = [
     "Calibration",
@@ -36,6 +43,7 @@ __all__ = [
     "heatmap_sources",
     "in_region",
     "load_calibrations",
+    "precision_recall_curve",
     "roc_curve",
     "voxel_metrics",
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import ConfigError, InputError
@@ -21,6 +22,8 @@ Floats = npt.NDArray[np.floating[Any]]
 
 # Steps of 1 %, then 20 a decade up to 0.99999, then the maximum, because thresholds live in the upper tail.
 _PROBABILITIES = np.concatenate((np.arange(99) / 100, 1 - 10.0 ** -np.linspace(2, 5, 61), [1.0]))
+
+LEAST_ROOM, MOST_ROOM = 15.0, 40.0  # percentiles from the mean of the normals' medians, see `misfit`
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Calibration:
         source: a sentence that says which cases it was fitted on.
         settings: what the scores depend on (spacing, patch size, ...); scores made with others mean something else.
         held_out: whether the detector has never seen these cases; if it has, no rate holds for new ones.
+        case_medians: of each normal case, the `percentile` of its median score; see `misfit`. None in older files.
 
     Examples:
         >>> cases = [np.linspace(0, highest, 1001) for highest in (1.0, 1.1, 1.2)]
@@ -50,6 +54,7 @@ class Calibration:
     source: str
     settings: dict[str, Any] = field(default_factory=dict)
     held_out: bool = True
+    case_medians: tuple[float, ...] = ()
 
     @property
     def n_cases(self) -> int:
@@ -84,14 +89,9 @@ class Calibration:
             except InputError as error:
                 raise InputError(f"Normal case {number} of {len(cases)} cannot be calibrated on. {error}") from error
         quantiles = _mixture_quantiles([np.sort(case, axis=None) for case in cases], _PROBABILITIES)
-        return cls(
-            tuple(_PROBABILITIES.tolist()),
-            tuple(quantiles.tolist()),
-            tuple(case_scores),
-            source,
-            dict(settings or {}),
-            held_out,
-        )
+        table = (tuple(_PROBABILITIES.tolist()), tuple(quantiles.tolist()))
+        fitted = cls(*table, tuple(case_scores), source, dict(settings or {}), held_out)
+        return replace(fitted, case_medians=tuple(fitted._median_percentile(case) for case in cases))
 
     def percentile(self, scores: npt.NDArray[Any]) -> Floats:
         """Say of each score that it is more unusual than p % of normal voxels.
@@ -143,6 +143,38 @@ class Calibration:
             words += f" ({100 * false_positive_rate:g} % would need {needed} normals)"
         return words
 
+    def misfit(self, scores: npt.NDArray[Any]) -> str:
+        """What says that a case is not of the kind that the thresholds come from; empty if nothing does.
+
+        The median score of a case is that of its normal tissue, as long as most of it is normal. Where it lies among
+        the voxels of all normals is compared with where those of the normals lie: outside the range that holds 99.9 %
+        of new normal cases (Student's t, a prediction interval), it is another scanner, another sequence, or
+        preprocessing that went wrong. That range reaches 15 percentiles from their mean at least, and 40 at most:
+        of few normals it would hold anything.
+
+        Args:
+            scores: of a case, in its region, of any shape, all finite.
+        """
+        if not self.case_medians or not self.held_out:
+            return ""
+        n, mean = self.n_cases, float(np.mean(self.case_medians))
+        room = MOST_ROOM
+        if n > 1:
+            spread = float(np.std(self.case_medians, ddof=1)) * np.sqrt(1 + 1 / n)
+            room = min(max(LEAST_ROOM, float(stats.t.ppf(0.9995, n - 1)) * spread), MOST_ROOM)
+        found = self._median_percentile(scores)
+        if abs(found - mean) <= room:
+            return ""
+        low, high = min(self.case_medians), max(self.case_medians)
+        return (
+            f"its tissue scores unlike that of the normal cases behind the thresholds: its median lies above "
+            f"{found:.0f} % of their voxels, their own above {low:.0f} to {high:.0f} %. Another scanner or sequence "
+            "needs thresholds from normal cases of its own (medanomaly calibrate)"
+        )
+
+    def _median_percentile(self, scores: npt.NDArray[Any]) -> float:
+        return float(self.percentile(np.asarray(np.median(scores))).item())
+
     def _case_rank(self, false_positive_rate: float) -> int:
         """Of the threshold among the case scores, from 1 for the lowest."""
         return min(ceil((self.n_cases + 1) * (1 - _rate(false_positive_rate)) - 1e-9), self.n_cases)
@@ -176,6 +208,7 @@ class Calibration:
                 str(table["source"]),
                 dict(table.get("settings", {})),
                 bool(table.get("held_out", True)),
+                tuple(map(float, table.get("case_medians", ()))),
             )
             calibration._check()
         except OSError as error:

@@ -21,8 +21,10 @@ from medanomaly.evaluation.bootstrap import bootstrap_of_cases
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_metrics, case_ranking
 from medanomaly.evaluation.cohort_voxels import (
+    CURVES,
     Label,
     calibration_of,
+    curves,
     label_on_scan,
     measure_heatmaps,
     named_intervals,
@@ -30,7 +32,6 @@ from medanomaly.evaluation.cohort_voxels import (
     voxels_at,
 )
 from medanomaly.evaluation.heatmaps import HeatmapSource
-from medanomaly.evaluation.voxel_metrics import roc_curve
 
 
 def evaluate_cohort(
@@ -65,10 +66,10 @@ def evaluate_cohort(
         n_replicates, seed: of the bootstrap over cases.
 
     Returns:
-        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "at_threshold", "cases",
-        "case_level"}, ...], "n_cases", "bootstrap", "date", "version"}``. ``at_threshold`` is what a score leads to
-        that 0.5 % of normal voxels exceed. Without masks, a row has nothing of voxels, but ``case_roc``; and
-        ``case_level`` holds what needs no threshold where there is none.
+        What ``metrics.json`` holds: ``{"detectors": [{"name", "voxels", "intervals", "roc", "pr", "at_threshold",
+        "cases", "case_level"}, ...], "n_cases", "bootstrap", "date", "version"}``. ``at_threshold`` is what a score
+        leads to that 0.5 % of normal voxels exceed. Without masks, a row has nothing of voxels, but ``case_roc`` and
+        ``case_pr``; and ``case_level`` holds what needs no threshold where there is none.
 
     Raises:
         InputError: if there is no case, a case has no label, a heatmap is missing or lies on another grid, two
@@ -85,6 +86,8 @@ def evaluate_cohort(
         for name, found in measured.items()
     ]
     warnings = [] if not has_masks else _outside_in_words(rows[0]["cases"]) + _without_mask_in_words(cases, labels)
+    chosen = {name: getattr(source, "epoch", None) for name, source in detectors.items()}
+    warnings += [f"{name}: epoch {words}" for name, words in chosen.items() if words]
     fitted = {name: _normals_of(name, source, calibrations or {}, normals) for name, source in detectors.items()}
     without = [name for name, calibration in fitted.items() if calibration is None]
     if without and len(without) < len(rows):
@@ -101,7 +104,7 @@ def evaluate_cohort(
                 row["cases"], None if without else fitted[row["name"]], n_replicates, seed
             )
         if not has_masks:
-            row |= _case_roc(row["cases"])
+            row |= _case_curves(row["cases"])
     result = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "version": medanomaly.__version__,
@@ -171,19 +174,19 @@ def _measure_cases(
     return figures | {"intervals": named_intervals(intervals)}
 
 
-def _case_roc(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The ROC curve of whole cases, if there are both kinds."""
+def _case_curves(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The curves of whole cases, if there are both kinds."""
     abnormal = np.array([case["abnormal"] for case in cases])
     if abnormal.all() or not abnormal.any():
         return {}
-    fpr, tpr = roc_curve(np.array([case["case_score"] for case in cases]), abnormal, n_points=400)
-    return {"case_roc": {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}}
+    found = curves(np.array([case["case_score"] for case in cases]), abnormal)
+    return {f"case_{kind}": curve for kind, curve in found.items()}
 
 
 def _write(result: dict[str, Any], output_dir: Path) -> None:
     """JSON and two tables; each file appears only when it is complete."""
     detectors = pd.json_normalize(
-        [{k: v for k, v in r.items() if k not in ("cases", "roc", "case_roc")} for r in result["detectors"]]
+        [{k: v for k, v in r.items() if k not in ("cases", *CURVES)} for r in result["detectors"]]
     )
     cases = pd.concat([pd.DataFrame(row["cases"]).assign(detector=row["name"]) for row in result["detectors"]])
     texts = {

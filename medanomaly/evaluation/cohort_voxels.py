@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from medanomaly.data import LoadCased, read_volume
 from medanomaly.data.datalist import is_image_label
@@ -19,9 +18,11 @@ from medanomaly.evaluation.calibration import Calibration
 from medanomaly.evaluation.case_metrics import case_score
 from medanomaly.evaluation.heatmaps import HeatmapSource
 from medanomaly.evaluation.normals import normals_in_words
-from medanomaly.evaluation.voxel_metrics import in_region, roc_curve, voxel_metrics
+from medanomaly.evaluation.voxel_metrics import in_region, precision_recall_curve, roc_curve, voxel_metrics
+from medanomaly.terminal import progress
 
 VOXEL_COLUMNS = ("auroc", "average_precision", "best_dice", "prevalence", "n_voxels")
+CURVES = ("roc", "pr", "case_roc", "case_pr")  # keys of a row whose values are for pictures
 
 Label = NDArray[np.bool_] | int  # a mask of lesions (H, W, D) on the scan's grid, or 0 or 1 for the whole image
 
@@ -59,7 +60,7 @@ def measure_heatmaps(
     has_masks = any(not isinstance(label, int) for label in labels)
     found = Measured()
     pairs = zip(cases, labels, strict=True)
-    for number, (case, label) in enumerate(tqdm(pairs, desc=f"evaluating {name}", total=len(cases), leave=False)):
+    for number, (case, label) in enumerate(progress(pairs, f"evaluating {name}", len(cases))):
         heatmap = source(case)
         if not isinstance(label, int) and heatmap.shape != label.shape:
             raise InputError(
@@ -92,9 +93,18 @@ def voxel_row(name: str, found: Measured, n_replicates: int, seed: int) -> dict[
     intervals = bootstrap_over_cases(found.scores, found.labels, n_replicates=n_replicates, seed=seed)
     row["intervals"] = named_intervals(intervals)
     if 0 < pooled_labels.sum() < len(pooled_labels):
-        fpr, tpr = roc_curve(pooled_scores, pooled_labels, n_points=400)
-        row["roc"] = {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()}
+        row |= curves(pooled_scores, pooled_labels)
     return row
+
+
+def curves(scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, dict[str, list[float]]]:
+    """``roc`` (``fpr``, ``tpr``) and ``pr`` (``precision``, ``recall``) of scores and labels (N,), for pictures."""
+    fpr, tpr = roc_curve(scores, labels, n_points=400)
+    precision, recall = precision_recall_curve(scores, labels, n_points=200)
+    return {
+        "roc": {"fpr": fpr.round(6).tolist(), "tpr": tpr.round(6).tolist()},
+        "pr": {"precision": precision.round(6).tolist(), "recall": recall.round(6).tolist()},
+    }
 
 
 def voxels_at(found: Measured, threshold: float) -> dict[str, float]:

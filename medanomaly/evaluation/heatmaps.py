@@ -13,7 +13,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medanomaly.data import heatmap_path
+from medanomaly.data import heatmap_path, read_provenance
 from medanomaly.data.films import with_third_axis
 from medanomaly.errors import InputError
 from medanomaly.preprocessing import heatmap_to_scan
@@ -22,10 +22,16 @@ HeatmapSource = Callable[[Mapping[str, Any]], NDArray[np.float32]]
 
 
 class HeatmapFolder:
-    """The raw heatmaps ``<folder>/<case>/<case>_heatmap.nii.gz`` that scoring wrote."""
+    """The raw heatmaps ``<folder>/<case>/<case>_heatmap.nii.gz`` that scoring wrote.
+
+    Attributes:
+        epoch: which of the training made them and how it was chosen, if unlabelled cases chose it.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        told = read_provenance(self.folder).get("epoch") if (self.folder / "run.json").exists() else None
+        self.epoch: str | None = None if told is None else str(told)
 
     def __call__(self, case: Mapping[str, Any]) -> NDArray[np.float32]:
         """The heatmap (H, W, D) of a case on the grid of its scan; InputError if it was not scored."""

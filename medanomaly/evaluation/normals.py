@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from monai.transforms import Compose
 from torch import Tensor
-from tqdm import tqdm
 
 from medanomaly.data.digests import file_digest
 from medanomaly.data.provenance import read_provenance
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation.calibration import Calibration
 from medanomaly.preprocessing import LABEL_ON_SCAN, heatmap_to_scan
+from medanomaly.terminal import progress
 
 SIGNS = ("both", "bright", "dark")  # those of detectors that are signed
 LEFT_OUT = 1e-3  # share of a voxel that is left out, above which it counts as such: less is rounding
@@ -50,7 +50,7 @@ def calibrate(
     """
     to_scan = None if preprocessing is None else heatmap_to_scan(preprocessing)
     scores = []
-    for number in tqdm(range(len(dataset)), desc="calibrating on normals", leave=False):
+    for number in progress(range(len(dataset)), "calibrating on normals"):
         normal = _normal_scores(dataset[number], inferer, network, to_scan)
         if normal.size == 0:
             raise InputError(

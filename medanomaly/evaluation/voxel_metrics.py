@@ -199,6 +199,42 @@ def roc_curve(scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int 
     return thinned(fpr, tpr, n_points)
 
 
+def precision_recall_curve(
+    scores: npt.NDArray[Any], labels: npt.NDArray[Any], n_points: int = 1000
+) -> tuple[Scores, Scores]:
+    """Precision and recall from the strictest threshold on, for plots and result files.
+
+    Args:
+        scores: (N,) finite scores.
+        labels: (N,) true for lesion.
+        n_points: about the most points to give back. A curve with more is sampled evenly over recall; every sample is a
+            point of the exact curve, whose thresholds are the scores of lesion voxels.
+
+    Returns:
+        Two float64 arrays of equal length; recall rises to 1.
+
+    Raises:
+        InputError: as `voxel_metrics`, and when n_points < 2 or there is no lesion voxel.
+
+    Examples:
+        >>> precision, recall = precision_recall_curve(np.array([0.1, 0.4, 0.3, 0.8]), np.array([0, 0, 1, 1]))
+        >>> precision.round(3).tolist(), recall.tolist()
+        ([1.0, 0.667], [0.5, 1.0])
+    """
+    scores, labels = check_scores(scores, labels)
+    counts = _count(scores, labels)
+    if n_points < 2 or counts.positives == 0:
+        raise InputError(
+            f"A precision-recall curve of {n_points} points was asked of {counts.positives} lesion voxels; it needs 2 "
+            "points and 1 voxel. Pool cases that have lesions."
+        )
+    precision, recall = counts.tp / (counts.tp + counts.fp), counts.tp / counts.positives
+    if recall.size > n_points:
+        chosen = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1, n_points)))
+        precision, recall = precision[chosen], recall[chosen]
+    return precision, recall
+
+
 def thinned(fpr: Scores, tpr: Scores, n_points: int) -> tuple[Scores, Scores]:
     """A curve of at most ``n_points``: one with more is sampled evenly along its length, its ends included."""
     if fpr.size <= n_points:

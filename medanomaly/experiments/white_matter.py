@@ -77,11 +77,12 @@ def white_matter(datalist: str | Path | None = None) -> Experiment:
 def runs(
     detectors: Sequence[str], seeds: Sequence[int], reduced: bool, options: Mapping[str, Any] = PATIENTS
 ) -> list[Run]:
-    """Every detector with every setting and seed; a baseline once, on FLAIR; the one-class SVM with 16 px alone."""
+    """Every detector with every setting and seed; a baseline once; the one-class SVM with 16 px alone."""
     planned = []
     for detector in detectors:
         if detector in BASELINES:
-            planned.append(Run(detector, "flair", seeds[0], options=options))
+            seen = "flair" if detector.startswith("intensity") else "flair+t1+t2"
+            planned.append(Run(detector, seen, seeds[0], options=options))
         elif detector in VOXEL_DETECTORS:
             settings: dict[str, Any] = {"planes": ["axial", "coronal", "sagittal"]}
             settings |= {"members": FUSION} if detector == "fusion" else {}

@@ -11,7 +11,7 @@ import pandas as pd
 from medanomaly.experiments.voxel_detectors import VOXEL_DETECTORS
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Result, grouped
-from medanomaly.workflows.cohort import cohort_table
+from medanomaly.workflows.cohort_table import cohort_table
 
 CHANNELS = {"flair": 1, "flair+t1": 2}  # images of a case that a detector of patches sees
 # Madzia-Madzou & Kuijf, section 4.3, on its own 30 patients, FLAIR and T1; its GANomaly is our variant K
@@ -39,13 +39,13 @@ def leaderboard(order: Sequence[tuple[str, str]], results: Sequence[Result]) -> 
 
 
 def pictures(results: Sequence[Result], folder: Path) -> None:
-    """``roc.png``: ROC curves as in the paper's figure 7, a panel for each set of channels, baselines in all."""
+    """``roc.png``: ROC curves as in the paper's figure 7, a panel for each set of channels, brightness in all."""
     panels: dict[str, dict[str, list[Any]]] = {"FLAIR": {}, "FLAIR + T1": {}, "FLAIR + T1 + T2": {}}
     for (detector, setting), group in grouped(results).items():
         curves = [result["metrics"]["roc"] for result in group]
         auroc = sum(result["metrics"]["voxels"]["auroc"] for result in group) / len(group)
-        number = 2 if detector in VOXEL_DETECTORS else list(CHANNELS).index(setting.rsplit("-", 1)[0])
+        seen = list(CHANNELS).index(setting.rsplit("-", 1)[0]) if detector not in (*VOXEL_DETECTORS, *BASELINES) else 2
         for n, panel in enumerate(panels.values()):
-            if n == number or detector in BASELINES:
+            if n == seen or setting == "flair":
                 panel[f"{detector}, {setting}: {auroc:.3f}"] = curves
     roc_panels({title: panel for title, panel in panels.items() if panel}, folder / "roc.png")

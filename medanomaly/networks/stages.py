@@ -27,6 +27,7 @@ class Stage:
         settled: asked after each epoch. As long as it says False, because new layers still fade in, the losses of
             epochs cannot be compared: such epochs are not judged, and do not count as epochs of the stage.
         parts: of a network made of several that learn at once, the stage of each; None for one that rests.
+        still_to_come: how many stages come after this one, for the time that is left; nothing else depends on it.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Stage:
     max_epochs: int | None = None
     settled: Callable[[], bool] = always
     parts: tuple[Stage | None, ...] = ()
+    still_to_come: int = 0

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medanomaly.errors import InputError, check_count
 from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_first
 from medanomaly.patches.layout import channels_last, device_of, for_network, plain, prepare_network
 from medanomaly.patches.spec import PatchSpec
+from medanomaly.terminal import bar
 
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
 # of a batch of patches or of cubes: what suits a CPU's cache, what fills a GPU
@@ -171,7 +171,7 @@ class PatchScoreInferer(Inferer):
         slabs = list(grid.slabs(SLAB_VOXELS))
         ends = [rows.start for rows, _ in slabs[1:]] + [grid.image_size[0]]  # of the rows that no later slab touches
         handed_on = torch.zeros(2, 0, *grid.image_size[1:], dtype=torch.float64)
-        with tqdm(total=grid.image_size[0], desc="scoring", unit="row", leave=False, disable=not self.progress) as bar:
+        with bar("scoring", grid.image_size[0], self.progress) as shown:
             for (rows, slab), end in zip(slabs, ends, strict=True):
                 around = slice(max(rows.start - beside, 0), rows.stop + beside)
                 before, (region, *excluded) = rows.start - around.start, regions
@@ -185,7 +185,7 @@ class PatchScoreInferer(Inferer):
                 sums[:, : handed_on.shape[1]] += handed_on
                 (total, count), handed_on = sums.split([end - rows.start, rows.stop - end], dim=1)
                 yield slice(rows.start, end), torch.where(count > 0.5, total / count, torch.nan).float()
-                bar.update(end - rows.start)
+                shown.advance(end - rows.start)
 
     def _sum_of_scores(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from medanomaly.preprocessing.deepbet_mask import deepbet_mask
 from medanomaly.preprocessing.extracted_already import extracted_brain
 from medanomaly.preprocessing.mask_check import brain_mask_problems, region_share_warning
 from medanomaly.preprocessing.region_origin import note_origin, warn_of_mask
+from medanomaly.terminal import say
 
 RegionFinder = Callable[[MetaTensor], Any]
 
@@ -144,7 +144,7 @@ class RegionMaskd(MapTransform):
             return
         self.told.add(origin)
         what = "it is brain-extracted already" if origin == EXTRACTED else "deepbet finds its brain"
-        print(f"No brain mask is given for {file}: {what}. (Said once; --brain chooses.)", file=sys.stderr)
+        say(f"No brain mask is given for {file}: {what}. (Said once; --brain chooses.)")
 
 
 def _check_background(image: NDArray[np.float32], nonzero: NDArray[np.bool_], file: str) -> None:

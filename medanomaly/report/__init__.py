@@ -5,7 +5,7 @@ from medanomaly.report.figures import case_figure, reconstructions_figure, roc_f
 from medanomaly.report.region_files import read_regions, region_table, write_regions
 from medanomaly.report.slicer_scene import write_slicer_scene
 from medanomaly.report.summaries import summarise_case, write_evaluation, write_score_summary
-from medanomaly.report.tables import detector_table, score_table, show
+from medanomaly.report.tables import detector_table, score_table
 
 __all__ = [
     "case_figure",
@@ -17,7 +17,6 @@ __all__ = [
     "roc_panels",
     "save_figure",
     "score_table",
-    "show",
     "summarise_case",
     "write_dicom_seg",
     "write_evaluation",

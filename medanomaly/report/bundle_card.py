@@ -24,6 +24,7 @@ class BundleCard:
         false_positive_rate: share of normal voxels above the threshold of the labels.
         cases: how many cases each section of the training had; None if that is not known.
         training: settings of the training.
+        epoch: which was chosen and how, if unlabelled cases chose it.
         keeps_patches: whether the model file holds pieces of training images.
         cautions: what must be known of this very model, see :meth:`medanomaly.detectors.Detector.cautions`.
         modules: that the bundle needs and that neither medanomaly nor MONAI brings.
@@ -38,6 +39,7 @@ class BundleCard:
     false_positive_rate: float
     cases: Mapping[str, int] | None
     training: Mapping[str, Any]
+    epoch: str | None
     keeps_patches: bool
     cautions: Sequence[str]
     modules: Sequence[str]
@@ -94,8 +96,9 @@ class BundleCard:
             counts = [f"{number} under `{section}`" for section, number in self.cases.items()]
             told = f"Cases, of whom nothing but their number is in this bundle: {', '.join(counts)}."
         kind = f"Images: {self.metadata['image_classes']}; {self.metadata['data_type']}."
+        chosen = "" if self.epoch is None else f"\n\nEpoch {self.epoch}."
         kept = f"\n\n**{self.warnings()[0]}**" if self.keeps_patches else ""
-        return f"{told} {kind}\n\nScores are calibrated on {self.calibration.source}.{kept}"
+        return f"{told} {kind}\n\nScores are calibrated on {self.calibration.source}.{chosen}{kept}"
 
     def labels(self) -> str:
         """What the labels mean."""

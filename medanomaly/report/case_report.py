@@ -147,6 +147,7 @@ def _made(run: Mapping[str, Any], summary: Mapping[str, Any], shape: Sequence[in
         "sign": run.get("sign", ""),
         "region from": run.get("region", ""),
         "model": Path(run["model"]).name if "model" in run else "",
+        "epoch": run.get("epoch", ""),
         "weights, SHA-256": run.get("model_sha256", ""),
         "calibration, SHA-256": run.get("calibration_sha256", ""),
     }

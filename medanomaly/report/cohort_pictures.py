@@ -29,18 +29,6 @@ def styles(names: Sequence[str], own: Sequence[str]) -> dict[str, dict[str, Any]
     return found
 
 
-def precision_of_roc(fpr: Floats, tpr: Floats, prevalence: float) -> Floats:
-    """The precision at each point of a ROC curve, of what a share of ``prevalence`` is positive; NaN at its start.
-
-    Examples:
-        >>> precision_of_roc(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.5, 1.0]), 0.25).tolist()
-        [nan, 1.0, 0.25]
-    """
-    hits, wrong = tpr * prevalence, fpr * (1 - prevalence)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(hits / (hits + wrong))
-
-
 def curves(rows: Sequence[Mapping[str, Any]], own: Sequence[str], of_cases: bool) -> Figure | None:
     """ROC and precision-recall curves of all rows of an evaluation, side by side; None if none has a curve.
 
@@ -57,12 +45,11 @@ def curves(rows: Sequence[Mapping[str, Any]], own: Sequence[str], of_cases: bool
     roc, pr = figure.subplots(1, 2)
     look = styles([row["name"] for row in drawn], own)
     for row in drawn:
-        curve, found = row["case_roc" if of_cases else "roc"], row[figures]
-        fpr, tpr = np.array(curve["fpr"]), np.array(curve["tpr"])
+        (rates, ranks), found = (row[f"case_{kind}" if of_cases else kind] for kind in ("roc", "pr")), row[figures]
         prevalence = np.mean([case["abnormal"] for case in row["cases"]]) if of_cases else found["prevalence"]
-        roc.plot(fpr, tpr, label=f"{row['name']}: {number(found['auroc'])}", **look[row["name"]])
-        precision = precision_of_roc(fpr, tpr, float(prevalence))
-        pr.plot(tpr, precision, label=f"{row['name']}: {number(found['average_precision'])}", **look[row["name"]])
+        roc.plot(rates["fpr"], rates["tpr"], label=f"{row['name']}: {number(found['auroc'])}", **look[row["name"]])
+        label = f"{row['name']}: {number(found['average_precision'])}"
+        pr.plot(ranks["recall"], ranks["precision"], label=label, **look[row["name"]])
     roc.plot([0, 1], [0, 1], color="0.8", linewidth=0.8)
     pr.axhline(float(prevalence), color="0.8", linewidth=0.8)
     roc.set(xlabel=f"false positive rate ({kind})", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005))

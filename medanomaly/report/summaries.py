@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from medanomaly.data import heatmap_path, read_provenance, written_whole
 from medanomaly.data.dicom_series import safe_name
@@ -20,7 +19,8 @@ from medanomaly.report.case_report import write_case_report
 from medanomaly.report.cohort_report import write_cohort_report
 from medanomaly.report.figures import roc_figure
 from medanomaly.report.region_files import write_regions
-from medanomaly.report.tables import detector_table, score_table, scored_in_words, show
+from medanomaly.report.tables import detector_table, score_table, scored_in_words
+from medanomaly.terminal import progress, show
 
 
 def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration: Calibration) -> dict[str, Any]:
@@ -28,10 +28,10 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
 
     ``case_threshold_rate`` is the share of new normal cases that may lie above the case threshold, as far as so few
     normals can promise; None if the detector was trained on them.
-    ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from, and
-    ``warning`` says what is odd about that as the mask of a brain, and about registrations, if anything, as far as
-    scoring wrote it down. Of a film, or where all of an image is scored, as ``run.json`` in the folder says, no mask
-    is.
+    ``region_fraction`` is the share of the image that was scored, ``region_from`` where its mask came from. ``warning``
+    says what is odd about that as the mask of a brain, and about registrations, if anything, as far as scoring wrote it
+    down; and whether the scan is of another kind than the normals behind the thresholds. Of a film, or where all of an
+    image is scored, as ``run.json`` in the folder says, no mask is odd.
 
     Args:
         case: with ``case`` and ``image`` (paths).
@@ -46,7 +46,11 @@ def summarise_case(case: Mapping[str, Any], output_dir: str | Path, calibration:
     is_brain = 1 not in heatmap.shape and asked_for != "all"
     origin = read_origin(output_dir, case["case"])
     share = region_share_warning(fraction) if is_brain else ""
-    odd = [origin.get("warning", f"{share}; {LOOK}" if share else ""), *registration_warnings(output_dir, case["case"])]
+    odd = [
+        origin.get("warning", f"{share}; {LOOK}" if share else ""),
+        *registration_warnings(output_dir, case["case"]),
+        calibration.misfit(scores),
+    ]
     return {
         "case": case["case"],
         "image": safe_name(case["image"][0]),
@@ -90,7 +94,7 @@ def write_score_summary(
     with written_whole(file) as temporary:
         rows.to_csv(temporary, index=False)
     if report:
-        for case, summary in zip(tqdm(cases, desc="writing reports", leave=False), summaries, strict=True):
+        for case, summary in zip(progress(cases, "writing reports"), summaries, strict=True):
             write_case_report(case, output_dir, calibration, summary)
     show(score_table(summaries, calibration.case_threshold_in_words(), scored_in_words(calibration.settings)))
 

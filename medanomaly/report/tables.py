@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 
@@ -119,14 +118,3 @@ def number(value: float | None) -> str:
     if abs(value) >= 10_000:
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
-
-
-def terminal() -> Console:
-    """What tables are printed on: the terminal, or 160 characters when the output is a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
-def show(table: Table) -> None:
-    """Print, never narrower than a table needs when the output is a file."""
-    terminal().print(table)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
 
 
@@ -24,6 +25,12 @@ def load_checkpoint(path: Path) -> Any:
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path} is not a checkpoint of this project: {reason}") from error
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """Write a checkpoint so that it is whole or not there."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)  # to a stream: a path would put the temporary name into the file
 
 
 def load_detector(network: nn.Module, path: str | Path) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -10,17 +11,18 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from ignite.handlers import EarlyStopping, ProgressBar
+from ignite.handlers import EarlyStopping
 from monai.engines.trainer import Trainer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError, TrainingError, check_count
 from medanomaly.networks.stages import Stage
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.sampling import PatchSampler
-from medanomaly.training.checkpoints import load_checkpoint
+from medanomaly.terminal import Bar, bar, say
+from medanomaly.training.checkpoints import load_checkpoint, save_whole
+from medanomaly.training.epoch_choice import PseudoAUC
 from medanomaly.training.protocol import Trainable
 from medanomaly.training.streams import choose_streams
 
@@ -33,7 +35,8 @@ class DetectorTrainer(Trainer):
     In a stage that keeps the best weights, the validation loss is measured on the same held-out patches after each
     epoch; ``last.pt`` (weights, optimisers, counters) and, if the loss is the lowest so far, ``best.pt`` are written.
     The stage ends after ``max_epochs``, or after ``patience`` epochs without a relative improvement of 1e-4; then its
-    best weights are loaded. A stage that keeps the last weights runs all of its epochs, and nothing is validated.
+    best weights are loaded. A stage that keeps the last weights runs all of its epochs, and nothing is validated,
+    unless there is a ``choice``: then all of its epochs are rated, and the weights of the best are loaded.
     Epochs in which new layers fade in (see :class:`Stage`) are not judged, and do not count. After the last stage,
     the detector fits its statistics on normal training patches, and ``model_file`` is written, and not before. A
     detector without stages is only fitted.
@@ -56,6 +59,8 @@ class DetectorTrainer(Trainer):
         resume: go on from ``last.pt`` if it is there.
         decay: let the learning rates fall to 0, linearly over the second half of each stage: swings from epoch to
             epoch, which decide what the best epoch is, die down.
+        choice: rates the epochs of stages that would keep the last weights. Beside ``model_file``, of the epoch that it
+            chose, ``model_last.pt`` gets what the last would have given, and ``epoch.json`` says which was chosen.
         amp: take the training steps in bfloat16 (autocast), which is faster where the processor has it; validation
             losses and statistics stay float32.
         progress: show bars and a line an epoch.
@@ -83,6 +88,7 @@ class DetectorTrainer(Trainer):
         seed: int = 0,
         resume: bool = False,
         decay: bool = False,
+        choice: PseudoAUC | None = None,
         amp: bool = False,
         progress: bool = True,
         train_handlers: Sequence[Any] | None = None,
@@ -95,6 +101,7 @@ class DetectorTrainer(Trainer):
         self.val_data_loader = val_data_loader
         self.ckpt_dir, self.model_file = Path(ckpt_dir), Path(model_file)
         self.seed, self.resume, self.decay, self.progress = seed, resume, decay, progress
+        self.choice, self.pseudo_aucs = choice, list[float]()
         self.stage, self.stage_number, self.rates = Stage("none", {}), 0, dict[str, list[float]]()
         self.epochs_of_trainer = self.stage_epochs = max_epochs
         self.settled_epochs, self.best_loss, self.best_epoch = 0, math.inf, 0
@@ -112,10 +119,8 @@ class DetectorTrainer(Trainer):
         self.add_event_handler(Events.EPOCH_COMPLETED, self._validate)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._report)
-        if progress:
-            ProgressBar(
-                persist=False, bar_format="{desc}[{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            ).attach(self)
+        self.bar: Bar | None = None
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._advance_bar)
         self._register_handlers(list(train_handlers or []))
 
     def run(self) -> None:  # type: ignore[override]
@@ -132,6 +137,13 @@ class DetectorTrainer(Trainer):
             if "stage" not in saved:
                 raise InputError(f"{last} is of an older version, which cannot be gone on from: train in a new folder.")
         resumed_at = 0 if saved is None else saved["stage"]
+        done = 0 if saved is None else saved["epoch"] * len(self.sampler)
+        with bar(f"training {type(self.detector).__name__}", None, self.progress, done) as self.bar:
+            self._run_stages(saved, resumed_at)
+            self.bar.update("fitting statistics to normal patches")
+            self._finish()
+
+    def _run_stages(self, saved: dict[str, Any] | None, resumed_at: int) -> None:
         for number, stage in enumerate(self._stages()):
             if number >= resumed_at:
                 self._start_stage(number, stage)
@@ -140,7 +152,6 @@ class DetectorTrainer(Trainer):
                 elif number > 0:
                     self._save()  # now: beside the best epoch of this stage, the last of the one before would mislead
                 self._run_stage()
-        self._finish()
 
     def _stages(self) -> Iterator[Stage]:
         """The network's stages; what it draws on the way to one depends on the seed and the number of the stage."""
@@ -162,19 +173,24 @@ class DetectorTrainer(Trainer):
         self.rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in stage.optimizers.items()
         }
-        self.best_loss, self.best_epoch, self.settled_epochs = math.inf, 0, 0
+        self.best_loss, self.best_epoch, self.settled_epochs, self.pseudo_aucs = math.inf, 0, 0, []
         self.early_stopping.counter, self.early_stopping.best_score = 0, None
-        self.state.metrics.pop("val_loss", None)
+        for name in ("val_loss", "pseudo_auc"):
+            self.state.metrics.pop(name, None)
         self._plan_epochs()
         if self.progress and number > 0:
-            tqdm.write(f"{type(self.detector).__name__}: next stage, {stage.name}")
+            say(f"{type(self.detector).__name__}: next stage, {stage.name}")
 
     def _run_stage(self) -> None:
         finished = self.early_stopping.counter >= self.early_stopping.patience
         if not finished and self.state.epoch < self.state.max_epochs:
             super().run()
-        if self.stage.keep == "best":
+        if self.stage.keep == "best" or self._chooses():
             self.detector.load_state_dict(load_checkpoint(self.ckpt_dir / "best.pt"))
+
+    def _chooses(self) -> bool:
+        """Whether the epochs of this stage are rated, where no loss would rank them."""
+        return self.choice is not None and self.stage.keep == "last" and bool(self.stage.optimizers)
 
     def _lay_out(self, device: torch.device | str) -> None:
         self.detector.to(device)
@@ -207,6 +223,7 @@ class DetectorTrainer(Trainer):
                 )
 
     def _start_epoch(self) -> None:
+        self._tell_time()
         torch.manual_seed(self.seed * 1_000_003 + self.state.epoch)
         self.sampler.set_epoch(self.state.epoch)
         self.state.loss_sums = {}
@@ -235,14 +252,19 @@ class DetectorTrainer(Trainer):
         if self.stage.settled():
             self.settled_epochs += 1
             if self.stage.keep == "best":
-                self._compare()
+                self.early_stopping(self)
+                self._keep_if_best(self.state.metrics["val_loss"])
+            elif self.choice is not None and self._chooses():
+                self.detector.eval()
+                self.pseudo_aucs.append(self.choice(self.detector, self.state.device))
+                self.state.metrics["pseudo_auc"] = self.pseudo_aucs[-1]
+                self._keep_if_best(-self.pseudo_aucs[-1])
         self._save()
 
-    def _compare(self) -> None:
-        self.early_stopping(self)
-        if self.state.metrics["val_loss"] < self.best_loss:
-            self.best_loss, self.best_epoch = self.state.metrics["val_loss"], self.state.epoch
-            _save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
+    def _keep_if_best(self, loss: float) -> None:
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.state.epoch
+            save_whole(self.detector.state_dict(), self.ckpt_dir / "best.pt")
 
     def _plan_epochs(self) -> None:
         self.state.max_epochs = self.state.epoch + self.stage_epochs - self.settled_epochs
@@ -255,11 +277,12 @@ class DetectorTrainer(Trainer):
             "settled_epochs": self.settled_epochs,
             "best_loss": self.best_loss,
             "best_epoch": self.best_epoch,
+            "pseudo_aucs": self.pseudo_aucs,
             "early_stopping": dict(self.early_stopping.state_dict()),
             "detector": self.detector.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
         }
-        _save_whole(checkpoint, self.ckpt_dir / "last.pt")
+        save_whole(checkpoint, self.ckpt_dir / "last.pt")
 
     def _report(self) -> None:
         if self.progress:
@@ -269,27 +292,52 @@ class DetectorTrainer(Trainer):
             ]
             if self.stage.keep == "best":
                 parts.append(f"validation {self.state.metrics['val_loss']:.4g}")
+            elif "pseudo_auc" in self.state.metrics:
+                parts.append(f"pseudo-AUC {self.state.metrics['pseudo_auc']:.3f}")
             mark = " (best)" if epoch == self.best_epoch else "" if self.stage.settled() else " (fading in)"
-            tqdm.write(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
+            say(f"epoch {epoch}/{self.state.max_epochs}  {'  '.join(parts)}{mark}")
+
+    def _advance_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.advance()
+
+    def _tell_time(self) -> None:
+        """Let the bar know how much there is to do in the whole training: at most, as a stage may stop early."""
+        if self.bar is not None:
+            epochs = (self.state.max_epochs or 0) + self.stage.still_to_come * self.epochs_of_trainer
+            name = f"{self.stage.name}, " if self.stage_number or self.stage.still_to_come else ""
+            self.bar.update(f"{name}epoch {self.state.epoch} of at most {epochs}", epochs * len(self.sampler))
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.detector.load_state_dict(checkpoint["detector"])
         for name, optimizer in self.stage.optimizers.items():
             optimizer.load_state_dict(checkpoint["optimizers"][name])
         self.best_loss, self.best_epoch = checkpoint["best_loss"], checkpoint["best_epoch"]
+        self.pseudo_aucs = list(checkpoint.get("pseudo_aucs", []))
+        if self._chooses() and len(self.pseudo_aucs) < checkpoint["settled_epochs"]:
+            raise InputError(
+                f"the training in {self.ckpt_dir} has epochs that were not rated, so the best of them is not known: go "
+                "on with choose_epoch last, or train in a new folder."
+            )
         self.early_stopping.load_state_dict(checkpoint["early_stopping"])
         self.state.epoch, self.settled_epochs = checkpoint["epoch"], checkpoint["settled_epochs"]
         self.state.iteration = checkpoint["epoch"] * self.state.epoch_length
         self._plan_epochs()
 
     def _finish(self) -> None:
+        if self.choice is not None and self._chooses():
+            last = load_checkpoint(self.ckpt_dir / "last.pt")["detector"]
+            chosen = {name: value.clone() for name, value in self.detector.state_dict().items()}
+            self.detector.load_state_dict(last)
+            self._fit_and_save(self.model_file.with_name("model_last.pt"))
+            self.detector.load_state_dict(chosen)
+            with written_whole(self.model_file.with_name("epoch.json")) as temporary:
+                temporary.write_text(json.dumps(self.choice.record(self.pseudo_aucs), indent=1), encoding="utf-8")
+        self._fit_and_save(self.model_file)
+
+    def _fit_and_save(self, file: Path) -> None:
         self.detector.eval()
         torch.manual_seed(self.seed)
         self.normal_sampler.set_epoch(0)  # patches that no epoch trained on
         self.detector.fit_statistics(batch.to(self.state.device) for batch in self.normal_sampler)
-        _save_whole(self.detector.state_dict(), self.model_file)
-
-
-def _save_whole(content: Any, path: Path) -> None:
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)  # to a stream: a path would put the temporary name into the file
+        save_whole(self.detector.state_dict(), file)

@@ -10,6 +10,7 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,23 @@ import pandas as pd
 
 import medanomaly
 from medanomaly.data import check_case_id, require_folder, written_whole
-from medanomaly.detectors import IntensityBaseline
+from medanomaly.detectors import IntensityBaseline, TissueOutlier
 from medanomaly.errors import InputError
 from medanomaly.evaluation.cohort import without_nan
 from medanomaly.report.leaderboards import leaderboard_table, markdown_table
 from medanomaly.report.provenance import current_commit, machine, provenance_lines
-from medanomaly.report.tables import number, show, terminal
+from medanomaly.report.tables import number
+from medanomaly.terminal import say, show, table_width
 from medanomaly.workflows.costs import seconds_in, timed
 from medanomaly.workflows.scorers import Cohort, Scorer, differences, train_scorer
 
-BASELINES = {
-    "intensity": "plain",
-    "intensity-smoothed": "smoothed",
-    "intensity-equalised": "equalised",
-    "intensity-inverted": "inverted",
+BASELINES: dict[str, Callable[..., Any]] = {
+    "intensity": partial(IntensityBaseline, "plain"),
+    "intensity-smoothed": partial(IntensityBaseline, "smoothed"),
+    "intensity-equalised": partial(IntensityBaseline, "equalised"),
+    "intensity-inverted": partial(IntensityBaseline, "inverted"),
+    "tissue-outlier": partial(TissueOutlier, "both"),
+    "tissue-outlier-bright": partial(TissueOutlier, "bright"),
 }
 
 Result = Mapping[str, Any]  # what a result file holds
@@ -91,6 +95,7 @@ class Experiment:
         shared: options that all results in a folder must have alike, so that rows are measured on equal terms.
         rivals: detectors of other packages, each with what trains it on a cohort with a seed; they are run where they
             are named, and not with all.
+        named_only: those of ``detectors`` that are run where they are named, and not with all.
     """
 
     name: str
@@ -105,6 +110,7 @@ class Experiment:
     arguments: Sequence[str] = ()
     shared: Sequence[str] = ()
     rivals: Mapping[str, Callable[[Cohort, int], Scorer]] = field(default_factory=dict)
+    named_only: Sequence[str] = ()
 
 
 def run_benchmark(
@@ -138,7 +144,8 @@ def run_benchmark(
         InputError: for an unknown detector or setting, an empty list, data that is not there, an ``output`` that is a
             file, or results in it that were made with other settings.
     """
-    chosen = list(dict.fromkeys(experiment.detectors if detectors is None else detectors))
+    all_of_them = [name for name in experiment.detectors if name not in experiment.named_only]
+    chosen = list(dict.fromkeys(all_of_them if detectors is None else detectors))
     seeds = list(dict.fromkeys(seeds))
     _check_names(experiment, chosen)
     if not seeds:
@@ -155,9 +162,9 @@ def run_benchmark(
     for n, run in enumerate(planned, start=1):
         file = folder / "results" / f"{run.id}.json"
         if file.exists():
-            print(f"[{n}/{len(planned)}] {run.id}: done already, {file}", flush=True)
+            say(f"[{n}/{len(planned)}] {run.id}: done already, {file}")
             continue
-        print(f"[{n}/{len(planned)}] {run.id}", flush=True)
+        say(f"[{n}/{len(planned)}] {run.id}")
         own = folder / "runs" / run.id
         _write_json(own / "run.json", {"settings": run.record})
         with timed(own / "seconds.json"):
@@ -180,9 +187,9 @@ def run_benchmark(
             "metrics": without_nan(metrics),
         }
         _write_json(file, result)
-        print(f"      {result['seconds']:.0f} s; {_headline(experiment.leaderboard([result]))}", flush=True)
+        say(f"      {result['seconds']:.0f} s; {_headline(experiment.leaderboard([result]))}")
         write_summary(experiment, folder, data_root)
-    show(leaderboard_table(write_summary(experiment, folder, data_root), folder.name, terminal().width))
+    show(leaderboard_table(write_summary(experiment, folder, data_root), folder.name, table_width()))
     return folder
 
 
@@ -195,7 +202,7 @@ def _perform(
         scorer = experiment.rivals[run.detector](cohort, run.seed)
     elif run.bundle is None:
         spacing = cohort.preparation.get("spacing")
-        baseline = IntensityBaseline(BASELINES[run.detector], **{"spacing": spacing, **run.scoring})
+        baseline = BASELINES[run.detector](**{"spacing": spacing, **run.scoring})
         scorer = Scorer(baseline, preprocessing=cohort.preprocessing())
     else:
         model = folder / "runs" / (run.model or run.id) / "model"

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medanomaly.data.writing import require_folder, written_whole
-from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_message
-from medanomaly.workflows.compose import bundles_of_the_package, config_text, describe_tensors, merge
+from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_error
+from medanomaly.shipped import shipped
+from medanomaly.workflows.compose import config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
 if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
     from monai.bundle.workflows import ConfigWorkflow
 
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
@@ -31,7 +33,7 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    for place in (Path(name), bundles_of_the_package() / name):
+    for place in (Path(name), shipped("bundles") / name):
         if (place / "configs" / "metadata.json").exists():
             return place.resolve()
     if (Path(name) / "model.json").exists():
@@ -44,7 +46,7 @@ def find_bundle(name: str | Path) -> Path:
 
 def bundle_names() -> list[str]:
     """The bundles that come with the package."""
-    return sorted(file.parents[1].name for file in bundles_of_the_package().glob("*/configs/metadata.json"))
+    return sorted(file.parents[1].name for file in shipped("bundles").glob("*/configs/metadata.json"))
 
 
 def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> dict[str, Any]:
@@ -67,13 +69,23 @@ def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | 
     return found
 
 
+def open_training(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> ConfigParser:
+    """The ``train.json`` of a bundle with a chain and settings, to ask what it would train; nothing is run."""
+    from monai.bundle import ConfigParser
+
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    content = merge(read_settings(find_bundle(name), "train"), overlay)
+    apply_settings(settings, [content], str(name))
+    return ConfigParser(content)
+
+
 def find_chain(name: str | Path) -> Path:
     """The overlay that makes a bundle one for another kind of image: a path to a JSON file, or a name in common/chains.
 
     Raises:
         InputError: if there is none; the message lists those that there are.
     """
-    folder = bundles_of_the_package() / "common" / "chains"
+    folder = shipped("bundles") / "common" / "chains"
     for place in (Path(name), folder / f"{name}.json"):
         if place.is_file():
             return place.resolve()
@@ -133,7 +145,7 @@ def _check_registered(settings: Mapping[str, Any], config: Mapping[str, Any], ch
 
 def _copy_texts(source: Path, output: Path) -> None:
     """The licence, how to log, and the README: a bundle's own, then what is common to all."""
-    common = bundles_of_the_package() / "common"
+    common = shipped("bundles") / "common"
     for file in ("LICENSE", "configs/logging.conf"):
         shutil.copy(next(p for p in (source / file, common / Path(file).name) if p.exists()), output / file)
     if (source / "docs").is_dir():
@@ -192,9 +204,9 @@ def open_bundle(root: Path, config: str, **settings: Any) -> Iterator[ConfigWork
     except MedanomalyError:
         raise
     except Exception as error:
-        message = plain_message(error)
-        if message is not None:
-            raise ConfigError(message) from error
+        plain = plain_error(error)
+        if plain is not None:
+            raise type(plain)(str(plain)) from error
         raise ConfigError(f"{file} failed: {innermost_first(error)}") from error
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import pydoc
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,44 +21,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medanomaly.data import read_datalist
+from medanomaly.data import read_datalist, unlabelled
 from medanomaly.data.datalist import is_image_label
 from medanomaly.data.digests import case_digests
 from medanomaly.data.manifests import datalist_from_manifest, read_manifest
-from medanomaly.data.training_cases import check_apart
+from medanomaly.data.training_cases import check_apart, mixed_of
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import evaluate_cohort
 from medanomaly.evaluation.cohort import require_labels
+from medanomaly.evaluation.cohort_voxels import CURVES
 from medanomaly.evaluation.voxel_metrics import thinned
-from medanomaly.report import roc_panels
-from medanomaly.workflows.benchmark import BASELINES, Experiment, Result, Run, check_same, grouped, run_benchmark
-from medanomaly.workflows.bundles import bundle_names, find_bundle, find_chain, read_settings, settings_it_has
+from medanomaly.terminal import say
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Run, run_benchmark
+from medanomaly.workflows.bundles import (
+    bundle_names,
+    find_bundle,
+    find_chain,
+    open_training,
+    read_settings,
+    settings_it_has,
+)
+from medanomaly.workflows.cohort_table import roc_curves, shown_table
 from medanomaly.workflows.compose import merge
-from medanomaly.workflows.costs import mean_costs
 from medanomaly.workflows.scorers import CHAINS, OVERLAYS, Cohort, Scorer
 
-# of the table: name and place in the metrics; what no row has is left out
-VOXEL_COLUMNS = {
-    "AUROC": "voxels.auroc",
-    "AP": "voxels.average_precision",
-    "best Dice (oracle)": "voxels.best_dice",
-    "Dice at 0.5 % of normals": "at_threshold.dice",
-}
-CASE_COLUMNS = {
-    "case AUROC": "case_level.auroc",
-    "case AP": "case_level.average_precision",
-    "case accuracy": "case_level.accuracy",
-    "case sensitivity": "case_level.sensitivity",
-    "case specificity": "case_level.specificity",
-    "case precision": "case_level.precision",
-    "case F1": "case_level.f1",
-}
-MAIN = ("AUROC", "AP")  # which have intervals in the table
 # settings of bundles that the benchmark sees to itself, and what decides them
 RESERVED = {
     "seed": "--seeds",
     "in_channels": "the images of a case",
-    **dict.fromkeys(("datalist", "dataset_dir", "training_cases", "held_out_cases"), "--datalist and --data-root"),
+    **dict.fromkeys(
+        ("datalist", "dataset_dir", "training_cases", "held_out_cases", "mixed_cases"), "--datalist and --data-root"
+    ),
     "resume": "what is in --output",
 }
 ROC_POINTS = 100  # in a result file
@@ -79,9 +74,10 @@ def benchmark(
 
     Args:
         datalist: JSON with healthy cases under ``training`` and, better, ``validation``, and labelled ones, masks or 0
-            and 1, under ``test``; or none, and a manifest.
+            and 1, under ``test``; for detectors that learn from them, unlabelled ones under ``mixed``. Or none, and a
+            manifest.
         detectors: baselines ("intensity", "intensity-smoothed", ...), bundles, and folders of bundles
-            of one's own; if not given, all that come with the package, but for those that need ``backbone_weights``.
+            of one's own; if not given, all that come with the package, can learn from the cohort and lack no setting.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.
         manifest: of a public dataset, by its name or its path, in place of a datalist; the folder in ``output`` is
@@ -100,8 +96,8 @@ def benchmark(
         The leaderboard.
 
     Raises:
-        InputError: if a file, a section or the label of a test case is missing, a name unknown, a test case is a
-            training or validation case by content, or ``output`` holds results of other settings or cases.
+        InputError: if a file, a section or the label of a test case is missing, a name unknown, a case is in two
+            sections by content, or ``output`` holds results of other settings or cases.
         ConfigError: for a setting that no bundle has.
     """
     if (datalist is None) == (manifest is None):
@@ -116,25 +112,19 @@ def benchmark(
     experiment = cohort_experiment(
         datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest, bundles=folders
     )
+    named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
     if detectors is None:
-        named = _as_they_come(experiment.detectors, given)
-    else:
-        named = [Path(name).name if Path(name) in folders else name for name in detectors]
+        for name in experiment.named_only:
+            lacks = "--set backbone_weights=..." if _lacks_weights(name, given) else "cases under 'mixed'"
+            say(f"Left out, as it needs {lacks}: {name}")
     folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
 
 
-def _as_they_come(detectors: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """Baselines, and bundles that train without a further setting: some need weights that do not come with them."""
-    lacking = [
-        name
-        for name in detectors
-        if name not in BASELINES and read_settings(find_bundle(name), "train").get("backbone_weights", "") is None
-    ]
-    if not lacking or "backbone_weights" in settings:
-        return list(detectors)
-    print(f"Left out, as they need --set backbone_weights=... (see their READMEs): {', '.join(lacking)}.")
-    return [name for name in detectors if name not in lacking]
+def _lacks_weights(bundle: str, settings: Mapping[str, Any]) -> bool:
+    """Whether it needs weights that do not come with it, and ``settings`` name none."""
+    known = {**read_settings(find_bundle(bundle), "train"), **settings}
+    return known.get("backbone_weights", "") is None
 
 
 def cohort_experiment(
@@ -148,7 +138,7 @@ def cohort_experiment(
     """The experiment that a datalist makes, or a manifest.
 
     Args:
-        datalist: JSON with ``training``, maybe ``validation``, and ``test``; None with a manifest.
+        datalist: JSON with ``training``, ``test``, and maybe ``validation`` and ``mixed``; None with a manifest.
         data_root: what relative paths in it start from; its own folder if not given.
         chain: how cases are prepared: "brain_mri", "radiograph", "head_ct" or "bone_ct".
         settings: for all bundles that have them, such as ``spacing``, ``region`` or ``max_epochs``.
@@ -157,7 +147,7 @@ def cohort_experiment(
 
     Raises:
         InputError: if the datalist, a file, a section or the label of a test case is missing, or a test case is one to
-            train on or to validate with, by content.
+            train on or to validate with, by content, or a detector needs cases under ``mixed`` and there are none.
         ConfigError: for a setting that no bundle has, or that is not for a user to set.
     """
     sections = _sections(datalist, manifest, data_root)
@@ -168,8 +158,8 @@ def cohort_experiment(
     if chain not in CHAINS:
         raise ConfigError(f"chain is {chain!r}: use one of {', '.join(CHAINS)}.")
     require_labels(sections["test"])
-    for section in ("training", "validation"):
-        check_apart(sections[section], section, sections["test"], "test")
+    for section, others in (("training", "test"), ("validation", "test"), ("mixed", "test"), ("mixed", "validation")):
+        check_apart(sections[section], section, sections[others], others)
     for key in RESERVED.keys() & (settings or {}).keys():
         raise ConfigError(f"{key} cannot be set in a benchmark: {RESERVED[key]} decides it.")
     places: dict[str, str] = {name: name for name in bundle_names()} | {path.name: str(path) for path in bundles}
@@ -180,8 +170,11 @@ def cohort_experiment(
 
     preparation = _preparation(chain, settings or {})
     channel = {"channel": settings["intensity_channel"]} if settings and "intensity_channel" in settings else {}
-    options = {"cases": {section: _fingerprint(cases) for section, cases in sections.items()}, "chain": chain}
+    healthy_or_tested = {section: _fingerprint(cases) for section, cases in sections.items() if section != "mixed"}
+    options = {"cases": healthy_or_tested, "chain": chain}
     options["preparation"] = {key: value for key, value in preparation.items() if key != "cache_dir"}
+    # of those that learn from it alone, so that others need not be run again where a cohort gets such a section
+    with_mixed = {**options, "mixed": _fingerprint(unlabelled(sections["mixed"]))}
 
     def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
         short = {"max_epochs": 1} if reduced else {}
@@ -189,8 +182,15 @@ def cohort_experiment(
         for name in detectors:
             if name in BASELINES:
                 planned.append(Run(name, "own", seeds[0], scoring=channel, options=options))
-            else:
-                planned += [Run(name, "own", seed, places[name], {**own[name], **short}, {}, options) for seed in seeds]
+                continue
+            asked = {"in_channels": next(iter(channels)), **own[name]}
+            training = open_training(places[name], asked, OVERLAYS.get(chain, chain))
+            streams = training.get_parsed_content("network_def").streams
+            mixed_of(streams, sections["mixed"], str(source))
+            for seed in seeds:
+                settings = {**own[name], **short}
+                run = Run(name, "own", seed, places[name], settings, {}, with_mixed if "mixed" in streams else options)
+                planned += _of_both_epochs(run) if training.get("choose_epoch") == "pseudo_auc" else [run]
         return planned
 
     def cohort(run: Run, data_root: Path | None, folder: Path) -> Cohort:
@@ -212,15 +212,39 @@ def cohort_experiment(
         runs,
         cohort,
         measure_cohort,
-        lambda results: cohort_table(results).drop(columns="setting"),
+        shown_table,
         lambda run: {
-            "trained_on": trained_on if run.bundle else "nothing",
+            "trained_on": _trained_on(run, trained_on, len(sections["mixed"])) if run.bundle else "nothing",
             "settings_chosen": "those of the bundle, but for what the command line says" if run.bundle else "given",
         },
         roc_curves,
         arguments=arguments,
-        shared=tuple(options),
+        shared=tuple(with_mixed),
+        named_only=[
+            name
+            for name, at in places.items()
+            if _lacks_weights(at, settings or {}) or (not sections["mixed"] and _learns_from_mixed(at))
+        ],
     )
+
+
+def _learns_from_mixed(bundle: str) -> bool:
+    """Whether a bundle as it comes learns from healthy and diseased cases that are not told apart."""
+    kind = pydoc.locate(read_settings(find_bundle(bundle), "train")["network_def"]["_target_"])
+    return "mixed" in getattr(kind, "streams", ())
+
+
+def _of_both_epochs(run: Run) -> list[Run]:
+    """The run with the epoch that pseudo-AUC chose, and one that scores the last epoch of the same training."""
+    chosen = replace(run, setting="pseudo-auc")
+    return [chosen, replace(run, setting="last-epoch", scoring={"weights": "model_last.pt"}, model=chosen.id)]
+
+
+def _trained_on(run: Run, healthy: str, n_mixed: int) -> str:
+    words = f"{healthy} and {n_mixed} under 'mixed', not told apart" if "mixed" in run.options else healthy
+    if run.setting == "pseudo-auc":
+        words += "; the epoch was chosen by pseudo-AUC on these (transductive for them, not for the test cases)"
+    return words
 
 
 def _preparation(chain: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,11 +271,12 @@ def _sections(
 ) -> dict[str, list[dict[str, Any]]]:
     if manifest is None:
         read = partial(read_datalist, datalist, base_dir=data_root)
-        return {"training": read("training"), "validation": read("validation", required=False), "test": read("test")}
+        wanted = {"training": True, "validation": False, "mixed": False, "test": True}
+        return {section: read(section, required=required) for section, required in wanted.items()}
     if data_root is None:
         raise InputError(f"the manifest {manifest} needs the folder of the download: give --data-root.")
     found = datalist_from_manifest(manifest, data_root)
-    return {section: found.get(section, []) for section in ("training", "validation", "test")}
+    return {section: found.get(section, []) for section in ("training", "validation", "mixed", "test")}
 
 
 def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
@@ -260,53 +285,11 @@ def measure_cohort(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | N
     sources, calibrations = {run.detector: scorer.heatmap}, {run.detector: calibration}
     found = evaluate_cohort(cohort.test, sources, folder / "evaluation", calibrations=calibrations)
     (row,) = found["detectors"]
-    kept = {key: row[key] for key in row if key not in ("name", "cases", "roc", "case_roc")}
+    kept = {key: row[key] for key in row if key not in ("name", "cases", *CURVES)}
     curve = row.get("roc") or row.get("case_roc")
     if curve is not None:
         rates = thinned(np.array(curve["fpr"]), np.array(curve["tpr"]), ROC_POINTS)
         kept["roc"] = {name: rate.round(5).tolist() for name, rate in zip(("fpr", "tpr"), rates, strict=True)}
-    return {**kept, "threshold_from": calibration.source, "n_cases": found["n_cases"]}
-
-
-def cohort_table(results: Sequence[Result]) -> pd.DataFrame:
-    """A row a detector and setting: means over seeds and their standard deviations ("... sd"), intervals over cases.
-
-    Raises:
-        InputError: if results were not measured on equal terms: other voxels, or thresholds from other normals.
-    """
-    check_same(results, ("voxels.n_voxels", "n_cases", "threshold_from"))
-    rows = []
-    for (detector, setting), group in grouped(results).items():
-        table = pd.json_normalize([dict(result["metrics"]) for result in group])
-        row: dict[str, Any] = {"detector": detector, "setting": setting, "seeds": len(table)}
-        for column, key in {**VOXEL_COLUMNS, **CASE_COLUMNS}.items():
-            if key not in table:
-                continue
-            values = pd.to_numeric(table[key])  # what is undefined is None
-            row[column], row[f"{column} sd"] = float(values.mean()), float(values.std())
-            place = "intervals" if key.startswith("voxels.") else "case_level.intervals"
-            low, high = (f"{place}.{key.split('.')[-1]}.{end}" for end in ("low", "high"))
-            is_main = column in MAIN or ("voxels.auroc" not in table and column.removeprefix("case ") in MAIN)
-            if is_main and low in table and table[low].notna().all():
-                row[f"{column}, 95 % over cases"] = f"{table[low].mean():.3f} to {table[high].mean():.3f}"
-        rows.append(row | mean_costs(group))
-    frame = pd.DataFrame(rows)
-    undefined = [column for column in (*VOXEL_COLUMNS, *CASE_COLUMNS) if column in frame and frame[column].isna().all()]
-    return frame.drop(columns=[name for name in frame if name.removesuffix(" sd").split(",")[0] in undefined])
-
-
-def roc_curves(results: Sequence[Result], folder: Path) -> None:
-    """``roc.png``: a curve for each detector and seed, with the mean AUROC in the legend."""
-    curves = {
-        f"{detector}, {setting}: {np.mean([_auroc(r) for r in group]):.3f}": [r["metrics"]["roc"] for r in group]
-        for (detector, setting), group in grouped(results).items()
-        if all("roc" in r["metrics"] for r in group)
-    }
-    if curves:
-        what = "voxels in the region" if all("voxels" in r["metrics"] for r in results) else "images"
-        roc_panels({folder.name: curves}, folder / "roc.png", what)
-
-
-def _auroc(result: Result) -> float:
-    metrics = result["metrics"]
-    return float(metrics["voxels" if "voxels" in metrics else "case_level"]["auroc"])
+    epoch = scorer.epoch if run.setting == "pseudo-auc" else None
+    chosen = {} if epoch is None else {"epoch": epoch}
+    return {**kept, **chosen, "threshold_from": calibration.source, "n_cases": found["n_cases"]}

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import medanomaly
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
+from medanomaly.shipped import shipped
 
 PROGRAMS = ("train", "inference", "evaluate")
 
@@ -39,7 +39,8 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
     scores depend on, with their defaults, and ``unscored`` ones, which they do not (``sign`` has calibrations of its
     own); and overlays, in which ``#`` descends: ``both`` (for training and inference), ``train``, ``inference``,
     ``evaluate``, ``metadata``. Each argument becomes a setting at the top, an argument of ``network_def``, and, unless
-    it is unscored, an entry of ``settings``, which a calibration keeps and scoring compares.
+    it is unscored, an entry of ``settings``, which a calibration keeps and scoring compares. With a ``choose_epoch``
+    in ``train``, epochs can be chosen by pseudo-AUC.
 
     Args:
         bundle: its folder.
@@ -50,7 +51,7 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: if there is no ``model.json``, or it is no JSON, or says too little.
     """
-    model, common = _read_model(bundle), bundles_of_the_package() / "common"
+    model, common = _read_model(bundle), shipped("bundles") / "common"
     scored = model.get("arguments", {})
     arguments = {**scored, **model.get("unscored", {})}
     shared = {
@@ -63,10 +64,13 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
         **model.get("both", {}),
     }
     signed = _read(common / "signed.json") if "sign" in arguments else {}
+    choosing = _read(common / "epoch.json") if "choose_epoch" in model.get("train", {}) else {}
     named = {"name": model["name"]}
     overlays = {"train": [shared], "inference": [shared], "evaluate": [named], "metadata": [named]}
     configs = {
-        config: merge(_read(common / f"{config}.json"), *base, signed.get(config, {}), model.get(config, {}))
+        config: merge(
+            _read(common / f"{config}.json"), *base, *(more.get(config, {}) for more in (signed, choosing, model))
+        )
         for config, base in overlays.items()
     }
     describe_tensors(configs["metadata"], configs["inference"])
@@ -92,13 +96,7 @@ def write_configs(bundle: Path) -> None:
     for config, content in compose(bundle).items():
         with written_whole(bundle / "configs" / f"{config}.json") as temporary:
             temporary.write_text(config_text(content), encoding="utf-8")
-    shutil.copy(bundles_of_the_package() / "common" / "logging.conf", bundle / "configs" / "logging.conf")
-
-
-def bundles_of_the_package() -> Path:
-    """The bundles that come with the package: in a wheel, or beside it in a checkout."""
-    package = Path(medanomaly.__file__).parent
-    return next((place for place in (package / "bundles", package.parent / "bundles") if place.is_dir()), package)
+    shutil.copy(shipped("bundles") / "common" / "logging.conf", bundle / "configs" / "logging.conf")
 
 
 def _read_model(bundle: Path) -> dict[str, Any]:

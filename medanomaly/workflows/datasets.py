@@ -31,18 +31,20 @@ TOLD = {
 }
 
 
-def datasets() -> str:
-    """The manifests that come with the package, for people: name, kind of image (chain) and what it is."""
+def datasets() -> list[dict[str, str]]:
+    """The manifests that come with the package: ``name``, ``chain`` (the kind of image) and ``what`` it is."""
     manifests = {name: read_manifest(name) for name in manifest_names()}
-    width = max(map(len, manifests))
-    return "\n".join(
-        f"{name:{width}}  {content.get('chain', ''):10}  {content['name']}" for name, content in manifests.items()
-    )
+    return [{"name": n, "chain": content.get("chain", ""), "what": content["name"]} for n, content in manifests.items()]
 
 
-def describe(manifest: str | Path) -> str:
-    """What a manifest says, for people."""
-    content = read_manifest(manifest)
+def datasets_in_words(found: Sequence[Mapping[str, str]]) -> str:
+    """A line for each of :func:`datasets`."""
+    width = max(len(each["name"]) for each in found)
+    return "\n".join(f"{each['name']:{width}}  {each['chain']:10}  {each['what']}" for each in found)
+
+
+def manifest_in_words(content: Mapping[str, Any]) -> str:
+    """What :func:`~medanomaly.data.manifests.read_manifest` gives, for people."""
     lines = [content["name"], ""]
     for key, word in TOLD.items():
         value = content.get(key)

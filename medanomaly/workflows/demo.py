@@ -11,6 +11,7 @@ from typing import Any
 
 from medanomaly.data import demo_cohort, heatmap_path, read_datalist, require_folder
 from medanomaly.errors import InputError
+from medanomaly.terminal import say
 from medanomaly.workflows.evaluate import compare
 from medanomaly.workflows.score import score
 from medanomaly.workflows.settings import check_value
@@ -55,7 +56,7 @@ def demo(output: str | Path = "demo", seed: int = 0, settings: Mapping[str, Any]
         raise InputError(f"{output} is not empty and does not hold a demo: give a new folder with --output.")
     cohort = output / "cohort"
 
-    _say(1, f"making a cohort of healthy brains and brains with lesions in {cohort}")
+    say(f"[1/5] making a cohort of healthy brains and brains with lesions in {cohort}")
     datalist = cohort / "datalist.json"
     if not datalist.exists():
         demo_cohort.make_demo_cohort(cohort, seed=seed)
@@ -63,7 +64,7 @@ def demo(output: str | Path = "demo", seed: int = 0, settings: Mapping[str, Any]
         raise InputError(f"{output} holds a demo with another seed: give a new folder with --output.")
 
     models, scores = ({name: output / kind / name for name in DETECTORS} for kind in ("models", "scores"))
-    _say(2, "training GANomaly and a fusion of two detectors on the healthy ones")
+    say("[2/5] training GANomaly and a fusion of two detectors on the healthy ones")
     if settings and any((model / "checkpoints" / "last.pt").exists() for model in models.values()):
         raise InputError(f"{output} holds a demo with settings of its own: give a new folder with --output.")
     for name, model in models.items():
@@ -75,14 +76,14 @@ def demo(output: str | Path = "demo", seed: int = 0, settings: Mapping[str, Any]
             chosen = {**SHARED_SETTINGS, **DETECTORS[name], **(settings or {})}
             train(datalist, model, bundle=name, seed=seed, settings=chosen)
 
-    _say(3, f"scoring the test subjects, heatmaps in {output / 'scores'}")
+    say(f"[3/5] scoring the test subjects, heatmaps in {output / 'scores'}")
     for name, model in models.items():
         score(model=model, output=scores[name], datalist=datalist)
 
-    _say(4, "evaluating against the known lesions, beside plain brightness")
+    say("[4/5] evaluating against the known lesions, beside plain brightness")
     result = compare(datalist, list(scores.values()), output / "evaluation")
 
-    _say(5, "drawing")
+    say("[5/5] drawing")
     _draw(datalist, scores, output / "pictures")
     return result
 
@@ -135,7 +136,3 @@ Next, with your own scans (a datalist names them; see README, "Your data"):
   {program} score    scan.nii.gz --brain mask.nii.gz --model runs/mine --output out
   {program} evaluate --datalist cohort.json --scores out
 """
-
-
-def _say(step: int, what: str) -> None:
-    print(f"[{step}/5] {what}", flush=True)

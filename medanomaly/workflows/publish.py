@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import medanomaly
-from medanomaly.data import require_folder
+from medanomaly.data import chosen_epoch, require_folder
 from medanomaly.data.digests import file_digest
-from medanomaly.errors import ConfigError, InputError, plain_message
+from medanomaly.errors import ConfigError, InputError, plain_error
+from medanomaly.shipped import shipped
 from medanomaly.workflows import bundles
-from medanomaly.workflows.compose import bundles_of_the_package, config_text
+from medanomaly.workflows.compose import config_text
 from medanomaly.workflows.score import sign_setting
 from medanomaly.workflows.settings import check_value
 
@@ -137,7 +138,7 @@ def _published_config(
             f"{root} cannot be published: its inference.json needs a preprocessing chain, and {TO_SCAN} as "
             "postprocessing, as the bundles that come with medanomaly have."
         )
-    common = json.loads((bundles_of_the_package() / "common" / "inference.json").read_text(encoding="utf-8"))
+    common = json.loads((shipped("bundles") / "common" / "inference.json").read_text(encoding="utf-8"))
     of_cohort = (str(config.get(key) or "") for key in ("datalist", "dataset_dir"))
     places = {str(root.resolve()), str(Path.home()), *of_cohort}
     config.update({key: common[key] for key in ONES_OWN})
@@ -193,15 +194,17 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
 
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True)
-    common = bundles_of_the_package() / "common"
+    common = shipped("bundles") / "common"
     shutil.copy(common / "LICENSE" if not (root / "LICENSE").exists() else root / "LICENSE", folder / "LICENSE")
     shutil.copy(common / "logging.conf", folder / "configs")
-    for file in (root / "models" / "model.pt", *calibrations):
+    told = root / "models" / "epoch.json"
+    for file in (root / "models" / "model.pt", *calibrations, *([told] if told.exists() else [])):
         shutil.copy(file, folder / "models")
     (folder / "configs" / "inference.json").write_text(config_text(config), encoding="utf-8")
 
     network, calibration = _loaded(folder)
     cases, trained_with = _training_cases(root)
+    epoch = chosen_epoch(root)
     train = bundles.read_settings(root, "train") if (root / "configs" / "train.json").exists() else {}
     metadata = _published_metadata(root, config["false_positive_rate"], cases)
     card = BundleCard(
@@ -212,6 +215,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
         calibration=calibration,
         false_positive_rate=config["false_positive_rate"],
         cases=cases,
+        epoch=None if epoch is None else epoch["words"],
         training={key: train[key] for key in TRAINING if isinstance(train.get(key), int | float | bool)},
         keeps_patches=bool(network.keeps_patches),
         cautions=network.cautions(),
@@ -223,7 +227,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
     provenance = {
         "name": folder.name,
         "published": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "trained_with": {"medanomaly": trained_with},
+        "trained_with": {"medanomaly": trained_with, **({} if epoch is None else {"epoch": epoch["words"]})},
         "published_with": {
             "medanomaly": medanomaly.__version__,
             "commit": current_commit(),
@@ -260,7 +264,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
         network = parser.get_parsed_content("network_def")
         settings, file = (parser.get_parsed_content(key) for key in ("settings", "calibration_file"))
     except Exception as error:
-        reason = plain_message(error) or bundles.innermost_first(error)
+        reason = plain_error(error) or bundles.innermost_first(error)
         raise ConfigError(f"the inference.json of the model cannot be used: {reason}") from error
     return load_detector(network, folder / "models" / "model.pt"), Calibration.load(file, settings)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from medanomaly.data import scan_of_case, scored_cases
 from medanomaly.data.dicom_series import is_dicom
 from medanomaly.errors import InputError
+from medanomaly.terminal import show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def regions(
     import pandas as pd
 
     from medanomaly.evaluation import calibration_of_scores
-    from medanomaly.report import region_table, show, write_dicom_seg, write_regions
+    from medanomaly.report import region_table, write_dicom_seg, write_regions
 
     folder, cases = scored_cases(scores, case)
     if dicom_seg is not None:

@@ -15,7 +15,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medanomaly.data import written_whole
+from medanomaly.data import chosen_epoch, written_whole
 from medanomaly.data.training_cases import check_apart
 from medanomaly.errors import ConfigError, InputError
 from medanomaly.evaluation import Calibration
@@ -50,6 +50,7 @@ class Cohort:
             cases that are prepared already, with ``image`` (C, H, W, D) and ``region`` (1, H, W, D) as tensors.
         preparation: arguments of the chain, the same for all rows of a table: ``spacing``, ``region``, ...
         n_channels: images of a case.
+        mixed: healthy and diseased cases, not told apart, for detectors that learn from these, too.
         tuning: further cases that an experiment chooses thresholds with; a detector may know them.
     """
 
@@ -59,6 +60,7 @@ class Cohort:
     chain: str | None = "brain_mri"
     preparation: Mapping[str, Any] = field(default_factory=dict)
     n_channels: int = 1
+    mixed: Sequence[Case] = ()
     tuning: Sequence[Case] = ()
 
     @property
@@ -92,6 +94,7 @@ class Scorer:
     ) -> None:
         self.inferer, self.network, self.preprocessing, self.spec = TimedInferer(inferer), network, preprocessing, spec
         self.training_seconds = 0.0
+        self.epoch: Mapping[str, Any] | None = None  # which of its training, if unlabelled cases chose it
         self._last: tuple[Case, NDArray[np.float32]] | None = None
         self._of_file = None if preprocessing is None else HeatmapOnTheSpot(preprocessing, self.inferer, network)
 
@@ -142,14 +145,15 @@ def train_scorer(
         folder: becomes a bundle of its own, without the calibration that scoring new scans with it would need.
         seed: of the training.
         settings: of the bundle, in place of its own values.
-        scoring: settings of scoring alone, such as ``sign``: several scorers can share one training.
+        scoring: settings of scoring alone, such as ``sign``, or ``weights``: several scorers can share one training.
 
     Raises:
-        InputError: if ``folder`` holds a training with other settings, or a test case is a training or a validation
-            case by what it holds.
+        InputError: if ``folder`` holds a training with other settings, or a test case is one of another section by what
+            it holds.
         ConfigError: for a setting that the bundle does not have.
     """
-    for section, cases in (("training", cohort.training), ("validation", cohort.validation)):
+    trained = {"training": cohort.training, "validation": cohort.validation, "mixed": cohort.mixed}
+    for section, cases in trained.items():
         check_apart(cases, section, cohort.test, "test")
     chain = OVERLAYS.get(cohort.chain, cohort.chain)
     own = {**_of_bundle(bundle, cohort.preparation), "in_channels": cohort.n_channels, "seed": seed, **settings}
@@ -161,10 +165,12 @@ def train_scorer(
         off = dict.fromkeys((*bars, "calibrate"), False)
         copy_bundle(bundle, folder, {**settings_it_has(bundle, off), **own}, chain=chain)
         given = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
+        if "mixed_cases" in read_settings(folder, "train"):
+            given["mixed_cases"] = tuple(cohort.mixed)
         with timed(clock):
             run_bundle(folder, "train", resume=True, **given)
     scorer = load_scorer(folder, **scoring)
-    scorer.training_seconds = seconds_in(clock)
+    scorer.training_seconds, scorer.epoch = seconds_in(clock), chosen_epoch(folder)
     return scorer
 
 
@@ -194,11 +200,12 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
 
 
-def load_scorer(model: str | Path, **scoring: Any) -> Scorer:
+def load_scorer(model: str | Path, weights: str = "model.pt", **scoring: Any) -> Scorer:
     """The trained detector in ``model``, with its chain and inferer, on a GPU if there is one.
 
     Args:
-        model: folder of a bundle with ``models/model.pt``.
+        model: folder of a bundle.
+        weights: a file in its ``models``; "model_last.pt" is the last epoch, where another was chosen.
         scoring: settings of its ``inference.json``: values, or objects that take their place.
 
     Raises:
@@ -214,7 +221,7 @@ def load_scorer(model: str | Path, **scoring: Any) -> Scorer:
         content[key] = scoring[key]
     content["bundle_root"] = str(model)
     parser = ConfigParser(content)
-    network: Any = load_detector(parser.get_parsed_content("network_def"), Path(model) / "models" / "model.pt")
+    network: Any = load_detector(parser.get_parsed_content("network_def"), Path(model) / "models" / weights)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     preprocessing = parser.get_parsed_content("preprocessing") if content.get("preprocessing") else None
     inferer, spec = (parser.get_parsed_content(key) for key in ("inferer", "spec"))

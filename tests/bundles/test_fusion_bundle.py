@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medanomaly.errors import plain_message
+from medanomaly.errors import plain_error
 from medanomaly.evaluation import Calibration, calibration_file
 from tests.bundles.test_bundles import BUNDLES, workflow
 
@@ -36,7 +36,7 @@ def test_steps_change_heatmaps_and_are_part_of_what_the_model_is(cohort: Path, t
     )
     with pytest.raises(Exception, match="Failed to") as caught:
         workflow(configs, "inference", **{**settings, "steps": median}).run()
-    assert "steps = ['Median(size=3)']" in (plain_message(caught.value) or "")
+    assert "steps = ['Median(size=3)']" in str(plain_error(caught.value))
 
 
 def test_the_example_of_the_fusion_works(tmp_path: Path) -> None:

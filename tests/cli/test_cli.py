@@ -83,9 +83,9 @@ def test_training_is_resumed_or_refused(
     command: Callable[..., int], small: list[str], cohort: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--datalist", cohort, "--output", model, *small]
-    assert command(*arguments, "--epochs", 1) == 1
+    assert command(*arguments, "--epochs", 1) == 3
     assert "--resume" in capsys.readouterr().err
-    assert command(*arguments, "--epochs", 2, "--resume") == 1, "settings may not change on the way"
+    assert command(*arguments, "--epochs", 2, "--resume") == 2, "settings may not change on the way"
     assert "leave out --set" in capsys.readouterr().err
     assert command("train", "--output", model, "--epochs", 2, "--resume") == 0
     assert "epoch 2/2" in "".join(capsys.readouterr())
@@ -99,7 +99,7 @@ def test_a_model_that_is_fitted_at_once_is_neither_replaced_nor_resumed(
     fitted = (tmp_path / "models" / "model.pt").read_bytes()
     capsys.readouterr()
     for again in ([*arguments, "--set", "max_samples=30"], ["train", "--output", tmp_path, "--resume"]):
-        assert command(*again) == 1
+        assert command(*again) == 3
         assert "holds a finished model" in capsys.readouterr().err
     assert (tmp_path / "models" / "model.pt").read_bytes() == fitted
     assert json.loads((tmp_path / "configs" / "train.json").read_text())["max_samples"] == 20
@@ -169,7 +169,7 @@ def test_a_sign_is_chosen_told_and_evaluated_with_its_own_calibration(
     np.testing.assert_allclose(heatmaps["bright"] + heatmaps["dark"], heatmaps["both"], rtol=1e-3, atol=1e-5)
     assert thresholds["dark"] != thresholds["both"]
     assert command(*arguments, "--output", tmp_path / "bright", "--sign", "bright") == 0, "the same again"
-    assert command(*arguments, "--output", tmp_path / "bright") == 1
+    assert command(*arguments, "--output", tmp_path / "bright") == 3
     assert "holds heatmaps of the sign bright, and both was asked for" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_scores_that_name_no_sign_count_as_both(
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"model": str(signed_model.resolve()), "cases": []}))
     arguments = ["score", "--datalist", cohort, "--model", signed_model, "--output", tmp_path]
-    assert command(*arguments, "--sign", "dark") == 1
+    assert command(*arguments, "--sign", "dark") == 3
     assert "holds heatmaps of the sign both, and dark was asked for" in capsys.readouterr().err
 
 
@@ -204,10 +204,10 @@ def test_a_sign_that_a_model_does_not_tell_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["score", "--datalist", cohort, "--output", tmp_path]
-    assert command(*arguments, "--model", trained, "--sign", "bright") == 1
+    assert command(*arguments, "--model", trained, "--sign", "bright") == 2
     assert "does not tell brighter from darker: leave out --sign" in capsys.readouterr().err
     for either in (trained, signed_model):
-        assert command(*arguments, "--model", either, "--sign", "up") == 1
+        assert command(*arguments, "--model", either, "--sign", "up") == 2
         assert "--sign is 'up': use one of both, bright, dark" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert command(*arguments, "--model", trained, "--sign", "both") == 0, "what it does anyway"
@@ -276,7 +276,7 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
         (["fashion-mnist", "--detectors", "gan"], "it has intensity, intensity-inverted, pca"),
         (["fashion-mnist", "--detectors", "pca"], "--data-root"),
     ):
-        assert command("benchmark", *arguments, "--output", tmp_path / "out") == 1
+        assert command("benchmark", *arguments, "--output", tmp_path / "out") == 3
         assert words in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ def test_list_and_describe(command: Command, capsys: pytest.CaptureFixture[str])
     assert command("data", "describe", "mura") == 0
     text = capsys.readouterr().out
     assert all(f"\n{word}: " in text for word in ("Source", "Access", "Licence", "Cite", "Layout", "Normal", "Split"))
-    assert command("data", "describe", "murra") == 1
+    assert command("data", "describe", "murra") == 3
     assert "there is no manifest murra: name one of" in capsys.readouterr().err
 
 
@@ -36,9 +36,9 @@ def test_a_download_is_indexed(command: Command, tmp_path: Path, capsys: pytest.
     assert f"medanomaly train --datalist {out} --chain radiograph --region all --output ..." in text
     assert set(json.loads(out.read_text())) == {"training", "validation", "test", "mixed"}
     (tmp_path / "films/NORMAL/IM-0116-0001.jpeg").write_bytes(b"")
-    assert command("data", "index", manifest, "--root", tmp_path / "films", "--output", tmp_path / "new.json") == 1
+    assert command("data", "index", manifest, "--root", tmp_path / "films", "--output", tmp_path / "new.json") == 3
     assert "IM-0116-0001.jpeg cannot be read" in capsys.readouterr().err and not (tmp_path / "new.json").exists()
-    assert command("data", "index", manifest, "--root", tmp_path / "films", "--output", out) == 1
+    assert command("data", "index", manifest, "--root", tmp_path / "films", "--output", out) == 3
     assert "exists: choose another --output" in capsys.readouterr().err
 
 
@@ -67,6 +67,6 @@ def test_own_folders_are_indexed(command: Command, tmp_path: Path, capsys: pytes
 def test_mistakes_are_told(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
-    assert command("data", "index", *options, "--root", tmp_path, "--output", tmp_path / "list.json") == 1
+    assert command("data", "index", *options, "--root", tmp_path, "--output", tmp_path / "list.json") == 3
     assert words in capsys.readouterr().err
     assert not (tmp_path / "list.json").exists()

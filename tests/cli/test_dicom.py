@@ -64,7 +64,7 @@ def test_a_series_has_the_heatmap_of_the_nifti_file_and_names_nobody(
     monkeypatch.setenv("MEDANOMALY_CACHE", str(cache))
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     score = ("score", "--model", model, "--output", out)
-    assert command(*score, study) == 1  # which of the two series is not said
+    assert command(*score, study) == 3  # which of the two series is not said
     said = capfd.readouterr().err
     assert "7: (its description may name the patient), MR, 20 image(s)" in said and "8: T1, MR, 20 image(s)" in said
     assert command(*score, study, nifti, "--series", 7, "--brain", "nonzero", reports=True) == 0
@@ -110,7 +110,7 @@ def test_a_gap_is_refused_before_anything_is_written(command, model, scans, tmp_
     for file in study.iterdir():
         if file.is_file() and file.name.endswith("0003"):
             file.unlink()
-    assert command("score", study, "--series", 7, "--model", model, "--output", tmp_path / "out") == 1
+    assert command("score", study, "--series", 7, "--model", model, "--output", tmp_path / "out") == 3
     said = capfd.readouterr().err
     assert re.search(
         r"command line: series-7-\w{8} has a gap, with slices 3 mm apart .* 1 missing between image \d+ and", said
@@ -120,7 +120,7 @@ def test_a_gap_is_refused_before_anything_is_written(command, model, scans, tmp_
 
 def test_series_go_with_named_scans(command, model, cohort, tmp_path, capfd):
     score = ("score", "--model", model, "--output", tmp_path / "out", "--series", "7")
-    assert command(*score, "--datalist", cohort) == 1
+    assert command(*score, "--datalist", cohort) == 3
     assert "--series goes with scans that are named" in capfd.readouterr().err
-    assert command(*score, Path(cohort).parent / "test-0" / "image0.nii.gz") == 1
+    assert command(*score, Path(cohort).parent / "test-0" / "image0.nii.gz") == 3
     assert "which is no DICOM folder, zip or file" in capfd.readouterr().err

@@ -31,14 +31,14 @@ def test_regions_are_there_after_scoring_and_change_with_the_rate(
     assert "above 95 % of normal voxels" in capsys.readouterr().out
     more = pd.read_csv(out / "test-1" / "regions.csv")
     assert more["voxels"].sum() > first["voxels"].sum()
-    assert command("regions", out, "--fpr", 5) == 1
+    assert command("regions", out, "--fpr", 5) == 3
     assert "false-positive rate is 5" in capsys.readouterr().err
 
 
 def test_a_scene_is_written_and_named(
     command: Callable[..., int], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("view", out, "--slicer") == 1
+    assert command("view", out, "--slicer") == 3
     assert "choose one of test-0, test-1 with --case" in capsys.readouterr().err
     assert command("view", out / "test-1", "--slicer") == 0
     scene = out / "test-1" / "slicer" / "test-1.mrml"

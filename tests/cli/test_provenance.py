@@ -94,7 +94,7 @@ def test_a_model_that_was_trained_again_does_not_add_to_its_old_heatmaps(
     change(model)
     before = maps(tmp_path / "out")
     for scan in (first, tmp_path / "second.nii.gz"):
-        assert command("score", scan, *arguments) == 1
+        assert command("score", scan, *arguments) == 3
         assert "another --output" in capsys.readouterr().err
     with pytest.raises(MedanomalyError, match="another --output"):  # the bundle alone, as python -m monai.bundle run
         run_bundle(model, "inference", output_dir=tmp_path / "out")
@@ -121,17 +121,17 @@ def test_heatmaps_of_an_unknown_model_are_left_alone(
     run = json.loads((out / "run.json").read_text())
     (out / "run.json").unlink()
     before = maps(out)
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert "no run.json" in capsys.readouterr().err
-    assert command("evaluate", "--datalist", cohort, "--scores", out, "--model", trained) == 1
+    assert command("evaluate", "--datalist", cohort, "--scores", out, "--model", trained) == 3
     assert "run.json" in capsys.readouterr().err
     (out / "run.json").write_text(json.dumps({"model": run["model"], "cases": []}))
     for again in (arguments, ["evaluate", "--datalist", cohort, "--scores", out]):
-        assert command(*again) == 1
+        assert command(*again) == 3
         assert "older version" in capsys.readouterr().err
     assert maps(out) == before
     (out / "run.json").write_text("{")
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert "run.json" in capsys.readouterr().err
 
 
@@ -146,7 +146,7 @@ def test_a_scan_that_changed_does_not_replace_its_heatmap(
     assert command(*["score", "--datalist", other], *arguments[3:]) == 0, "the same scan at another place"
     before = maps(tmp_path / "out")
     change_scan(scan)
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert "would replace it" in capsys.readouterr().err
     assert maps(tmp_path / "out") == before
 
@@ -158,16 +158,16 @@ def test_an_interrupted_run_leaves_no_heatmaps_of_an_unknown_model(
     whole = scan.read_bytes()
     scan.write_bytes(whole[:3000])
     arguments = ["score", "--datalist", mine, "--model", model, "--output", out]
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert (out / "test-0" / "test-0_heatmap.nii.gz").exists() and not (out / "test-1").exists()
     run = json.loads((out / "run.json").read_text())
     assert run["model_sha256"] == sha256(model / "models" / "model.pt") and run["cases"] == []
     scan.write_bytes(whole)
     only_first = change_list(mine, lambda content: content["test"].pop())
-    assert command("evaluate", "--datalist", only_first, "--scores", out) == 1
+    assert command("evaluate", "--datalist", only_first, "--scores", out) == 3
     assert "test-0" in capsys.readouterr().err, "it was not told to be whole"
     change_weights(model)
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert "another --output" in capsys.readouterr().err
 
 
@@ -181,20 +181,20 @@ def test_an_evaluation_is_of_the_model_and_the_scans_that_were_scored(
     shutil.rmtree(out / "evaluation")
     other = shutil.copytree(model, tmp_path / "other")
     change_weights(other)
-    assert command(*arguments, "--model", other) == 1
+    assert command(*arguments, "--model", other) == 3
     assert "trained again since" in capsys.readouterr().err
     with pytest.raises(MedanomalyError, match="trained again since"):
         run_bundle(other, "evaluate", datalist=mine, scores_dir=out)
     swapped = change_list(mine, lambda c: c["test"][0].update(image=c["test"][1]["image"], label=c["test"][1]["label"]))
-    assert command("evaluate", "--datalist", swapped, "--scores", out) == 1
+    assert command("evaluate", "--datalist", swapped, "--scores", out) == 3
     error = capsys.readouterr().err
     assert "test-0" in error and "the datalist or the scan changed since" in error
     change_scan(mine.parent / "test-1" / "image0.nii.gz")
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     error = capsys.readouterr().err
     assert "test-1" in error and "the datalist or the scan changed since" in error
     shutil.rmtree(model)
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     assert "--model" in capsys.readouterr().err
     assert not (out / "evaluation").exists()
 
@@ -206,7 +206,7 @@ def test_a_scan_that_is_trained_on_is_in_no_other_section(
     copy = uncompressed(mine.parent / "training-1" / "image0.nii.gz", mine.parent / "renamed" / "x.nii")
     datalist = change_list(mine, lambda content: content[section][0].update(image=str(copy), case="renamed"))
     arguments = ["train", "--datalist", datalist, "--output", tmp_path / "m", "--epochs", 1, *small]
-    assert command(*arguments) == 1
+    assert command(*arguments) == 3
     error = capsys.readouterr().err
     assert all(word in error for word in ("training-1", "renamed", str(copy), "training-1/image0.nii.gz", section))
     assert not (tmp_path / "m" / "checkpoints").exists()
@@ -218,7 +218,7 @@ def test_one_channel_is_enough_to_be_the_same_scan(
 ) -> None:
     datalist = cohort_maker(tmp_path / "two", n_channels=2)
     shutil.copy(tmp_path / "two/training-0/image1.nii.gz", tmp_path / "two/validation-0/image0.nii.gz")
-    assert command("train", "--datalist", datalist, "--output", tmp_path / "m", "--epochs", 1, *small) == 1
+    assert command("train", "--datalist", datalist, "--output", tmp_path / "m", "--epochs", 1, *small) == 3
     error = capsys.readouterr().err
     assert "training-0" in error and "validation-0" in error and "image1.nii.gz" in error
 
@@ -241,7 +241,7 @@ def begun(command: Command, mine: Path, small: list[str], tmp_path: Path) -> Pat
 def refused(command: Command, capsys: Captured, begun: Path, *arguments: object) -> str:
     """What ``--resume`` says, having changed nothing."""
     before = (begun / "checkpoints" / "last.pt").read_bytes()
-    assert command("train", "--output", begun, "--resume", "--epochs", 2, *arguments) == 1
+    assert command("train", "--output", begun, "--resume", "--epochs", 2, *arguments) == 3
     assert (begun / "checkpoints" / "last.pt").read_bytes() == before
     return capsys.readouterr().err
 
@@ -288,7 +288,7 @@ def test_a_model_is_not_tested_on_what_it_was_trained_on(
     datalist = change_list(mine, lambda c: c["test"][0].update(image=str(copy), label=str(label), case="known"))
     out = tmp_path / "out"
     assert command("score", "--datalist", datalist, "--model", trained, "--output", out) == 0
-    assert command("evaluate", "--datalist", datalist, "--scores", out) == 1
+    assert command("evaluate", "--datalist", datalist, "--scores", out) == 3
     error = capsys.readouterr().err
     assert "known" in error and "training-1" in error and "trained on" in error
     assert not (out / "evaluation").exists()
@@ -325,6 +325,6 @@ def test_a_bundle_that_checks_nothing_is_not_run(
     for key in ("initialize", "run"):
         content[key] = [line for line in content[key] if "begin_" not in line and "check_" not in line]
     file.write_text(json.dumps(content))
-    assert command(*arguments[kind]) == 1
+    assert command(*arguments[kind]) == 2
     error = capsys.readouterr().err
     assert str(file) in error and "older version" in error

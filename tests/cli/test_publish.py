@@ -300,7 +300,7 @@ def test_nothing_is_replaced_and_a_published_bundle_is_not_published_again(
     command: Callable[..., int], published: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (published / "docs" / "provenance.json").read_bytes()
-    assert command("bundle", "publish", "flair_anomaly", "--model", trained, "--output", published.parent) == 1
+    assert command("bundle", "publish", "flair_anomaly", "--model", trained, "--output", published.parent) == 3
     assert "is there already: choose another name or --output" in capsys.readouterr().err
     assert (published / "docs" / "provenance.json").read_bytes() == before
     (tmp_path / "anomaly.zip").touch()

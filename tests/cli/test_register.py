@@ -37,7 +37,7 @@ def test_channels_elsewhere_are_refused_or_registered(scans, command, small, tmp
     first, brain = moved.with_name("image0.nii.gz"), moved.with_name("brain.nii.gz")
     score = ("score", first, moved, "--brain", brain, "--model", model, "--output", out)
     capfd.readouterr()
-    assert command(*score) == 1
+    assert command(*score) == 3
     assert "with --register " in capfd.readouterr().err
     assert command(*score, "--register", reports=True) == 0
     (case,) = json.loads((out / "run.json").read_text())["cases"]
@@ -71,11 +71,11 @@ def test_what_cannot_register_says_so(model, cohort, command, tmp_path, capfd):
     config = json.loads(file.read_text())
     del config["preprocessing"]["register"]
     file.write_text(json.dumps(config))
-    assert command("score", "--datalist", cohort, "--model", model, "--output", tmp_path / "out", "--register") == 1
+    assert command("score", "--datalist", cohort, "--model", model, "--output", tmp_path / "out", "--register") == 2
     assert "an older version must be trained again" in capfd.readouterr().err
     train = ("train", "--datalist", cohort, "--output", tmp_path / "films", "--chain", "radiograph")
     for setting in ("register=true", 'context=["grey"]'):
-        assert command(*train, "--set", setting) == 1
+        assert command(*train, "--set", setting) == 2
         assert f"{setting.split('=')[0]} cannot be set with the chain radiograph" in capfd.readouterr().err
 
 

@@ -46,12 +46,12 @@ def test_view_opens_the_report_of_a_case_or_of_their_evaluation(
     assert command("view", out, "--case", "test-1") == 0
     assert command("view", out / "test-0") == 0
     assert opened == [(out / case / "report.html").as_uri() for case in ("test-1", "test-0")]
-    assert command("view", out) == 1
+    assert command("view", out) == 3
     assert "medanomaly evaluate" in capsys.readouterr().err
     assert command("evaluate", "--datalist", cohort, "--scores", out) == 0
     assert "report.html" in capsys.readouterr().out
     assert command("view", out) == 0
     assert opened[-1] == (out / "evaluation" / "report.html").as_uri()
     (out / "test-0" / "report.html").unlink()
-    assert command("view", out, "--case", "test-0") == 1
+    assert command("view", out, "--case", "test-0") == 3
     assert "--no-report" in capsys.readouterr().err

@@ -104,7 +104,21 @@ def test_a_word_of_the_pattern_says_who_is_healthy(tmp_path, capsys):
     both = {"p8", "p9"} & trained  # healthy first, and ill later
     assert not {f"ill_{name}" for name in both} & set(told)
     assert {f"ill_p{n}" for n in range(10, 18)} <= set(told) and all(told[f"ill_p{n}"] == 1 for n in range(10, 18))
-    assert (f"{len(both)} cases are left out" in capsys.readouterr().out) == bool(both)
+    assert (f"{len(both)} cases are left out" in capsys.readouterr().err) == bool(both)
+
+
+def test_a_mixture_holds_the_healthy_and_the_ill_and_nobody_who_is_tested(tmp_path):
+    for number in range(20):
+        write(tmp_path / f"healthy/p{number}.png")
+        write(tmp_path / f"ill/q{number}.png")
+    shares = {"training": 0.5, "validation": 0.1, "mixed": 0.1, "test": 0.3}
+    sections = index_folder("{group}/{case}.png", tmp_path, healthy="group=healthy", shares=shares)
+    assert sizes(sections) == {"training": 10, "validation": 2, "test": 6 + 15, "mixed": 2 + 5}
+    ill = {name: sum("/ill/" in case["image"][0] for case in cases) for name, cases in sections.items()}
+    assert ill == {"training": 0, "validation": 0, "test": 15, "mixed": 5}
+    assert not any("label" in case for case in sections["mixed"])
+    names = [case["case"] for cases in sections.values() for case in cases]
+    assert len(names) == len(set(names)) == 40
 
 
 def test_patients_alone_with_masks_of_lesions(tmp_path):

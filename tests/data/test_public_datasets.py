@@ -9,7 +9,7 @@ import pytest
 
 from medanomaly.data import datalist_from_manifest, manifest_names, read_datalist, read_manifest
 from medanomaly.errors import InputError
-from medanomaly.workflows.datasets import closing_words, describe, index_dataset
+from medanomaly.workflows.datasets import closing_words, index_dataset, manifest_in_words
 from tests.data.dataset_trees import TREES, plant, write
 
 TOLD = (
@@ -57,7 +57,7 @@ def test_a_manifest_says_what_a_reader_needs(name):
         assert sum(group["shares"].values()) <= 1 + 1e-9
         if group.get("label") == 1:
             assert set(group["shares"]) <= {"mixed", "test"}
-    text = describe(name)
+    text = manifest_in_words(read_manifest(name))
     assert content["licence"] in text and content["split"] in text
 
 

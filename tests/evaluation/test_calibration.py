@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from medanomaly.errors import InputError
 from medanomaly.evaluation import Calibration, case_score
@@ -224,3 +226,34 @@ def test_missing_or_binary_file_is_named(tmp_path):
 def test_unusable_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_case_of_another_scanner_does_not_fit_and_one_with_a_large_lesion_does():
+    rng = np.random.default_rng(5)
+    normals = [rng.gamma(2, rng.normal(1, 0.05), 4000) for _ in range(6)]
+    calibration = Calibration.fit(normals, SOURCE)
+    assert np.mean(calibration.case_medians) == pytest.approx(50, abs=1)
+    ranks = [100 * np.mean([np.mean(other <= np.median(case)) for other in normals]) for case in normals]
+    np.testing.assert_allclose(calibration.case_medians, ranks, atol=0.6)
+    alike = rng.gamma(2, 1, 4000)
+    alike[:800] += 30  # a fifth of the brain
+    assert calibration.misfit(alike) == ""
+    assert "above 8" in calibration.misfit(rng.gamma(2, 2, 4000)) and "calibrate" in calibration.misfit(alike * 2)
+    assert calibration.misfit(alike / 3) != "", "nor does one that scores too low"
+
+
+def test_the_room_of_a_case_is_a_prediction_interval():
+    closer = Calibration((0.0, 1.0), (0.0, 1.0), (1.0,) * 4, SOURCE, case_medians=(48.0, 49.0, 51.0, 52.0))
+    width = stats.t(3).interval(0.999)[1] * np.std(closer.case_medians, ddof=1) * np.sqrt(1.25)
+    assert width > 15
+    assert closer.misfit(np.array([0.5 + 0.99 * width / 100])) == ""
+    assert closer.misfit(np.array([0.5 + 1.01 * width / 100])) != ""
+
+
+@pytest.mark.parametrize(("medians", "room"), [((50.0,), 40), ((50.0,) * 3, 15), ((20.0, 50.0, 80.0), 40)])
+def test_few_normals_or_like_ones_leave_some_room(medians, room):
+    calibration = Calibration((0.0, 1.0), (0.0, 1.0), (1.0,) * len(medians), SOURCE, case_medians=medians)
+    assert calibration.misfit(np.array([0.5 + room / 100 - 0.01])) == ""
+    assert calibration.misfit(np.array([0.5 + room / 100 + 0.01])) != ""
+    assert replace(calibration, held_out=False).misfit(np.array([1.0])) == "", "that is another warning"
+    assert replace(calibration, case_medians=()).misfit(np.array([1.0])) == "", "of an older version"

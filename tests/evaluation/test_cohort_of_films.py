@@ -67,7 +67,7 @@ def test_whole_images_have_figures_that_equal_scikit_learn_and_no_voxel_figures(
     normals = [film(folder, number) for number in range(30, 36)]
     result = evaluate_cohort(cases(folder), {"one": noisy}, folder / "out", normals, n_replicates=50)
     (row,) = result["detectors"]
-    assert set(row) == {"name", "cases", "case_level", "case_roc"}
+    assert set(row) == {"name", "cases", "case_level", "case_roc", "case_pr"}
     assert set(row["cases"][0]) == {"case", "abnormal", "case_score"}
     scores = np.array([score_of(number) for number in range(len(LABELS))])
     np.testing.assert_allclose([case["case_score"] for case in row["cases"]], scores, rtol=1e-6)

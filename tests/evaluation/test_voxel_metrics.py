@@ -9,10 +9,18 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import precision_recall_curve as sklearn_precision_recall_curve
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medanomaly.errors import InputError
-from medanomaly.evaluation import InRegionVoxelMetric, dice_at, in_region, roc_curve, voxel_metrics
+from medanomaly.evaluation import (
+    InRegionVoxelMetric,
+    dice_at,
+    in_region,
+    precision_recall_curve,
+    roc_curve,
+    voxel_metrics,
+)
 
 
 def made(name):
@@ -102,6 +110,28 @@ def test_roc_curve_is_that_of_scikit_learn(name):
     )
 
 
+@pytest.mark.parametrize("name", INPUTS)
+def test_precision_recall_curve_is_that_of_scikit_learn(name):
+    scores, labels = made(name)
+    precision, recall = precision_recall_curve(scores, labels, n_points=10_000)
+    expected = sklearn_precision_recall_curve(labels, scores)
+    all_of_them = set(zip(*(values.round(9).tolist() for values in expected[:2]), strict=True))
+    assert set(zip(precision.round(9).tolist(), recall.round(9).tolist(), strict=True)) <= all_of_them
+    # the thresholds that are left out find no further lesion voxel
+    assert set(recall.round(9)) == set(expected[1].round(9)) - {0}
+    assert (np.diff(recall) > 0).all() and recall[-1] == 1
+
+
+def test_thinned_precision_recall_curve_is_fine_where_lesions_are_rare():
+    rng = np.random.default_rng(3)
+    labels = np.arange(200_000) < 400
+    scores = rng.normal(size=labels.size) + 3 * labels
+    precision, recall = precision_recall_curve(scores, labels, n_points=50)
+    whole = dict(zip(*reversed(precision_recall_curve(scores, labels, n_points=10**6)), strict=True))
+    assert 40 < len(recall) <= 50 and np.diff(recall).max() < 0.03
+    assert all(whole[at] == value for at, value in zip(recall, precision, strict=True))
+
+
 def test_thinned_roc_curve_stays_on_the_curve():
     scores, labels = made("distinct")
     fpr, tpr = roc_curve(scores, labels, n_points=50)
@@ -166,6 +196,7 @@ def test_in_brain_keeps_finite_voxels_in_order():
         (lambda: voxel_metrics(np.zeros(0), np.zeros(0)), r"\(0,\)"),
         (lambda: dice_at(np.array([np.nan]), np.array([1]), 0.0), "1 of 1 scores"),
         (lambda: roc_curve(np.zeros(3), np.ones(3)), "3 lesion and 0 other"),
+        (lambda: precision_recall_curve(np.zeros(3), np.zeros(3)), "0 lesion voxels"),
         (lambda: roc_curve(np.arange(3), np.array([0, 1, 1]), n_points=1), "1 points"),
         (lambda: InRegionVoxelMetric("iou"), "'iou'.*auroc"),
         (lambda: InRegionVoxelMetric().aggregate(), "No batch"),

@@ -23,16 +23,18 @@ from medanomaly.workflows.scorers import Scorer
 
 def test_the_plan_has_brightness_once_and_each_detector_with_both_patch_sizes_and_each_seed(tmp_path):
     planned = toy_lesions.runs(toy_lesions.DETECTORS, [3, 4], reduced=False)
-    assert [run.id for run in planned[:7]] == [
+    assert [run.id for run in planned[:9]] == [
         "intensity_voxel_seed3",
         "intensity-smoothed_voxel_seed3",
         "intensity-equalised_voxel_seed3",
         "intensity-inverted_voxel_seed3",
+        "tissue-outlier_voxel_seed3",
+        "tissue-outlier-bright_voxel_seed3",
         "ganomaly-a_16px_seed3",
         "ganomaly-a_16px_seed4",
         "ganomaly-a_32px_seed3",
     ]
-    assert len(planned) == len({run.id for run in planned}) == 4 + 3 * 2 * 2 + 2 * 6
+    assert len(planned) == len({run.id for run in planned}) == 6 + 3 * 2 * 2 + 2 * 6
     assert all("repr" not in json.dumps(run.record) for run in planned)
     assert planned[0].options["intensities"] == [n / 10 for n in range(1, 11)]
     assert planned[0].options["sizes_mm"] == list(range(1, 11))
@@ -40,7 +42,7 @@ def test_the_plan_has_brightness_once_and_each_detector_with_both_patch_sizes_an
     (short,) = toy_lesions.runs(["ganomaly-k"], [0], reduced=True)
     assert short.settings["max_epochs"] == 1
     assert (short.options["n_volumes"], short.options["sizes_mm"]) == (2, [2, 4, 6, 8, 10])
-    for run in planned[4::2]:  # every setting has a place in its bundle
+    for run in planned[6::2]:  # every setting has a place in its bundle
         copied = copy_bundle(run.bundle, tmp_path / run.id, run.settings, chain="prepared")
         config = json.loads((copied / "configs" / "train.json").read_text())
         assert config["max_epochs"] == run.settings["max_epochs"]

@@ -68,9 +68,10 @@ def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once(tmp
     ids = [run.id for run in planned]
     plain = ("intensity", "intensity-smoothed", "intensity-equalised", "intensity-inverted")
     assert ids[:4] == [f"{name}_flair_seed3" for name in plain]
-    assert ids[4:8] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
+    assert ids[4:6] == ["tissue-outlier_flair+t1+t2_seed3", "tissue-outlier-bright_flair+t1+t2_seed3"]
+    assert ids[6:10] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
     voxel = [run for run in planned if run.detector in white_matter.VOXEL_DETECTORS]
-    assert len(ids) == len(set(ids)) == 4 + 4 + 3 * 8 + len(voxel)
+    assert len(ids) == len(set(ids)) == 6 + 4 + 3 * 8 + len(voxel)
     assert len(voxel) == 2 * (4 * 2 + 1 + 5), "signs of four, FPI has none, five ways of the fusion"
     assert len({run.model for run in voxel}) == 2 * 6, "each is trained once a seed"
     assert "object at 0x" not in json.dumps([run.record for run in planned]), "records are the same in every process"

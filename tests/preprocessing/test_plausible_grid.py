@@ -8,7 +8,7 @@ import pytest
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Spacing
 
-from medanomaly.errors import InputError, plain_message
+from medanomaly.errors import InputError, plain_error
 from medanomaly.preprocessing import brain_mri
 from medanomaly.preprocessing.plausible_grid import resampled_shape
 
@@ -25,10 +25,9 @@ def scan(folder, sizes, shape=SHAPE):
 def refusal(chain, case):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps it
         chain(case)
-    message = plain_message(caught.value)
-    assert message is not None, repr(caught.value)
-    assert isinstance(caught.value.__cause__, InputError)
-    return message
+    plain = plain_error(caught.value)
+    assert plain is caught.value.__cause__ and isinstance(plain, InputError), repr(caught.value)
+    return str(plain)
 
 
 @pytest.mark.parametrize("spacing", [None, (60.0, 60.0, 60.0)])  # as coarse as they are, so that nothing grows

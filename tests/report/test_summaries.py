@@ -44,6 +44,11 @@ def test_a_summary_tells_the_share_of_the_brain_and_what_is_odd_about_it(cases, 
     assert "0.4 % of the image" in found[2]["warning"]
 
 
+def test_a_scan_that_the_normals_do_not_resemble_is_warned_of(cases, tmp_path):
+    elsewhere = Calibration.fit([np.linspace(2, 3, 1001), np.linspace(2, 3.1, 1001)], "2 normal cases")
+    assert "medanomaly calibrate" in summarise_case(cases[0], tmp_path, elsewhere)["warning"]
+
+
 def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibration, capsys):
     pd.DataFrame([{"case": "earlier", "case_score": 1.0}]).to_csv(tmp_path / "cases.csv", index=False)
     write_score_summary(cases, tmp_path, calibration, report=False)
@@ -59,6 +64,7 @@ def test_the_file_and_the_table_name_the_cases_concerned(cases, tmp_path, calibr
 
 def test_where_all_is_fine_the_table_is_what_it_was(cases, tmp_path, calibration):
     fine = summarise_case(cases[0], tmp_path, calibration)
+    assert fine["warning"] == ""
     without = {key: value for key, value in fine.items() if key not in ("region_fraction", "warning")}
     assert score_table([fine], "1 case").caption == score_table([without], "1 case").caption == "case threshold: 1 case"
 
@@ -72,5 +78,5 @@ def test_of_a_film_and_where_all_was_asked_for_no_share_is_odd(cases, tmp_path, 
     (tmp_path / "run.json").write_text(json.dumps(run | {"region": "given"}))
     assert summarise_case(everything, tmp_path, calibration)["warning"]
     file = heatmap_path(tmp_path, "everything")
-    nib.save(nib.Nifti1Image(np.zeros((10, 10, 1), np.float32), np.eye(4)), file)
+    nib.save(nib.Nifti1Image(np.full((10, 10, 1), 0.5, np.float32), np.eye(4)), file)
     assert summarise_case(everything, tmp_path, calibration)["warning"] == ""

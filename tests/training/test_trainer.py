@@ -177,7 +177,7 @@ def test_progress_is_a_line_an_epoch(trainer, capsys):
     run = trainer(max_epochs=2, detector=scripted([0.5, 0.75]))
     run.progress = True
     run.run()
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in lines] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert lines[0].endswith("validation 0.5 (best)") and lines[1].endswith("validation 0.75")
     assert all(name in lines[0] for name in ("adversarial", "contextual", "encoder", "critic"))

@@ -97,7 +97,7 @@ def test_results_leaderboard_and_pictures(coins: Coins, tmp_path: Path, capsys: 
     assert "- intensity: trained on intensity coins; settings: by a toss" in text and "Beware" not in text
     pictured = "intensity1 intensity2 intensity-smoothed1 intensity-smoothed2"
     assert (folder / "picture.txt").read_text() == pictured
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert "[1/4] intensity_heads_seed2" in printed and "figure 0.200" in printed and "0.150 ± 0.071" in printed
 
 
@@ -105,7 +105,7 @@ def test_what_is_there_is_reused(coins: Coins, tmp_path: Path, capsys: pytest.Ca
     run_benchmark(coins.experiment, PLAIN, [0], None, tmp_path)
     run_benchmark(coins.experiment, PLAIN, [0, 1], None, tmp_path)
     assert coins.measured == ["intensity_heads_seed0", "intensity_heads_seed1"]
-    assert "intensity_heads_seed0: done already" in capsys.readouterr().out
+    assert "intensity_heads_seed0: done already" in capsys.readouterr().err
     run_benchmark(coins.experiment, PLAIN, [0], None, tmp_path, reduced=True)
     assert len(coins.measured) == 3 and (tmp_path / "coins-reduced" / "leaderboard.md").exists()
 
