@@ -100,6 +100,10 @@ class Detector(nn.Module):
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Fit what the score needs to know of normal patches (for example median and MAD); nothing by default."""
 
+    def cautions(self) -> list[str]:
+        """What whoever gets this very model must know, in sentences for its card; for most detectors nothing."""
+        return []
+
     def score(self, patches: Tensor) -> Tensor:
         """Scores of patches (B, C, H, W[, D]): (B, 1), one a patch, or (B, 1, H, W[, D]), one a voxel."""
         raise NotImplementedError

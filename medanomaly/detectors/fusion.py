@@ -165,6 +165,9 @@ class Fusion(Detector):
         one_percent = ordered[int(0.99 * (len(ordered) - 1))]
         self.tail[sign, number] = (ordered[ordered >= one_percent] - one_percent).mean().clamp(min=1e-6).float()
 
+    def cautions(self) -> list[str]:
+        return list(dict.fromkeys(caution for member in self._detectors() for caution in member.cautions()))
+
     def score(self, patches: Tensor) -> Tensor:
         total, weight = torch.zeros_like(patches[:, :1]), 0.0
         for number, scores in enumerate(self._member_maps(patches, unweighted=False)):

@@ -16,6 +16,7 @@ from medanomaly.detectors.base import Detector
 from medanomaly.detectors.samples import first_samples
 from medanomaly.errors import ConfigError, TrainingError, check_count
 from medanomaly.networks.any_length import AnyLength
+from medanomaly.networks.nearest import nearest
 
 
 class NearestNeighbours(AnyLength, Detector):
@@ -70,11 +71,5 @@ class NearestNeighbours(AnyLength, Detector):
     def score(self, patches: Tensor) -> Tensor:
         if len(self.bank) == 0:
             raise TrainingError("nearest neighbours: it is not fitted yet: train it, or load a model.")
-        # in double precision: distances are computed by a matrix product, whose single-precision errors (other ones for
-        # one patch than for many) would show where a patch is almost one of those that are kept
-        bank = self.bank.double()
-        scores = []
-        for rows in patches.flatten(1).split(max(self.distances_at_once // len(bank), 1)):
-            nearest = torch.cdist(rows.double(), bank).topk(self.n_neighbours, dim=1, largest=False).values
-            scores.append(nearest.mean(dim=1, keepdim=True))
-        return torch.cat(scores).float()
+        distances, _ = nearest(patches.flatten(1), self.bank, self.n_neighbours, self.distances_at_once)
+        return distances.mean(dim=1, keepdim=True).float()

@@ -1,10 +1,11 @@
-"""Some of the training patches, for what is fitted on them at once."""
+"""Some of the training patches, or of what is made of them, for what is fitted on them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,3 +43,27 @@ def first_samples(batches: Iterable[Tensor], most: int) -> NDArray[np.float64]:
             "their preprocessing."
         )
     return samples
+
+
+def sampled_rows(batches: Iterable[Tensor], most: int) -> Tensor:
+    """``most`` of all rows of batches (n, d), drawn at random, or all if there are no more: (at most ``most``, d).
+
+    No more than twice as many are held at a time, and a batch. The draw comes from torch's random numbers.
+    """
+    rows: list[Tensor] = []
+    keys: list[Tensor] = []  # a random number for each row: those with the smallest stay
+    for batch in batches:
+        rows.append(batch)
+        keys.append(torch.rand(len(batch)))
+        if sum(map(len, keys)) > 2 * most:
+            rows, keys = _smallest(rows, keys, most)
+    if sum(map(len, keys)) > most:
+        rows, keys = _smallest(rows, keys, most)
+    return torch.cat(rows) if rows else torch.zeros(0, 1)
+
+
+def _smallest(rows: list[Tensor], keys: list[Tensor], most: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The ``most`` rows with the smallest keys, and these, in lists of one."""
+    key = torch.cat(keys)
+    chosen = key.topk(most, largest=False).indices.sort().values
+    return [torch.cat(rows)[chosen.to(rows[0].device)]], [key[chosen]]

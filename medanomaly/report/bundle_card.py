@@ -26,6 +26,7 @@ class BundleCard:
         training: settings of the training.
         epoch: which was chosen and how, if unlabelled cases chose it.
         keeps_patches: whether the model file holds pieces of training images.
+        cautions: what must be known of this very model, see :meth:`medanomaly.detectors.Detector.cautions`.
         modules: that the bundle needs and that neither medanomaly nor MONAI brings.
         versions: of what it was published with.
     """
@@ -40,6 +41,7 @@ class BundleCard:
     training: Mapping[str, Any]
     epoch: str | None
     keeps_patches: bool
+    cautions: Sequence[str]
     modules: Sequence[str]
     versions: Mapping[str, str]
 
@@ -64,6 +66,7 @@ class BundleCard:
                 "The model file holds pieces of training images as they are: whoever gets it gets these. Publish it "
                 "only if you may publish the images."
             )
+        told += self.cautions
         if self.modules:
             told.append(f"It needs code that is not in it: {', '.join(self.modules)} must be importable.")
         if self.region == "given":

@@ -77,7 +77,7 @@ def benchmark(
             and 1, under ``test``; for detectors that learn from them, unlabelled ones under ``mixed``. Or none, and a
             manifest.
         detectors: baselines ("intensity", "intensity-smoothed", ...), bundles, and folders of bundles
-            of one's own; if not given, all that come with the package and can learn from the cohort.
+            of one's own; if not given, all that come with the package, can learn from the cohort and lack no setting.
         seeds: a training each; a baseline is measured once.
         output: what is there is not run again.
         manifest: of a public dataset, by its name or its path, in place of a datalist; the folder in ``output`` is
@@ -113,10 +113,18 @@ def benchmark(
         datalist, data_root, chain or of.get("chain", "brain_mri"), given, manifest, bundles=folders
     )
     named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
-    if detectors is None and experiment.named_only:
-        say(f"Left out, as the cohort has no cases under 'mixed': {', '.join(experiment.named_only)}")
+    if detectors is None:
+        for name in experiment.named_only:
+            lacks = "--set backbone_weights=..." if _lacks_weights(name, given) else "cases under 'mixed'"
+            say(f"Left out, as it needs {lacks}: {name}")
     folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
     return pd.read_csv(folder / "leaderboard.csv")
+
+
+def _lacks_weights(bundle: str, settings: Mapping[str, Any]) -> bool:
+    """Whether it needs weights that do not come with it, and ``settings`` name none."""
+    known = {**read_settings(find_bundle(bundle), "train"), **settings}
+    return known.get("backbone_weights", "") is None
 
 
 def cohort_experiment(
@@ -212,7 +220,11 @@ def cohort_experiment(
         roc_curves,
         arguments=arguments,
         shared=tuple(with_mixed),
-        named_only=[] if sections["mixed"] else [name for name, at in places.items() if _learns_from_mixed(at)],
+        named_only=[
+            name
+            for name, at in places.items()
+            if _lacks_weights(at, settings or {}) or (not sections["mixed"] and _learns_from_mixed(at))
+        ],
     )
 
 

@@ -29,6 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TAKEN_FOR_OTHERS = ("classification", "deepedit", "deepgrow", "detection")
 # of this machine, or of one cohort; in a published bundle they are as in one that nobody has trained yet
 ONES_OWN = ("bundle_root", "dataset_dir", "datalist", "section", "output_dir", "cache_dir", "device")
+READ_ONCE = {"backbone_weights"}  # by the training: what was in them is in the model
 TRAINING = ("seed", "max_epochs", "patience", "batch_size", "patches_per_epoch", "decay", "amp")
 LABELS = {"0": "background", "1": "anomaly"}
 TO_SCAN, TO_LABELS = "medanomaly.preprocessing.heatmap_to_scan", "medanomaly.preprocessing.heatmap_to_labels"
@@ -141,6 +142,7 @@ def _published_config(
     of_cohort = (str(config.get(key) or "") for key in ("datalist", "dataset_dir"))
     places = {str(root.resolve()), str(Path.home()), *of_cohort}
     config.update({key: common[key] for key in ONES_OWN})
+    config.update(dict.fromkeys(READ_ONCE & config.keys()))
     if region is not None:
         RegionMaskd(region)  # says what it may be
         check_value("region", region)
@@ -216,6 +218,7 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
         epoch=None if epoch is None else epoch["words"],
         training={key: train[key] for key in TRAINING if isinstance(train.get(key), int | float | bool)},
         keeps_patches=bool(network.keeps_patches),
+        cautions=network.cautions(),
         modules=_further_modules(config),
         versions={"medanomaly": medanomaly.__version__, "monai": packages.version("monai")},
     )

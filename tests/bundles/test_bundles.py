@@ -37,7 +37,8 @@ of_every_kind = pytest.mark.parametrize(
 def workflow(configs: Path, config: str, **settings: object) -> ConfigWorkflow:
     kind = "train" if config == "train" else "infer"
     if config != "evaluate":
-        settings = {**BY_NAME[configs.parent.name].fast, **settings}
+        entry = BY_NAME[configs.parent.name]
+        settings = {**entry.fast, **entry.needs, **settings}
     if config == "inference":
         settings = {"report": False, **settings}
     made = ConfigWorkflow(str(configs / f"{config}.json"), workflow_type=kind, logging_file=False, **settings)
@@ -302,8 +303,9 @@ def test_other_settings_than_the_model_was_trained_with_are_refused(configs: Pat
 @of_every_kind
 @pytest.mark.parametrize("patch_size", [16, 32])
 def test_the_patch_size_alone_can_be_changed(configs: Path, patch_size: int, cohort: Path, tmp_path: Path) -> None:
-    """The bundle as it comes, no other setting made: it is built, learns from patches, scores a volume."""
-    root = copy_bundle(configs.parent.name, tmp_path / "model", {"patch_size": patch_size})
+    """The bundle as it comes, no other setting made but what it needs: it is built, learns, scores a volume."""
+    asked = {**BY_NAME[configs.parent.name].needs, "patch_size": patch_size}
+    root = copy_bundle(configs.parent.name, tmp_path / "model", asked)
     asked = {"dataset_dir": str(cohort.parent), "spacing": [2, 2, 3], "patches_per_epoch": 16, "batch_size": 16}
     train, inference = ConfigParser(), ConfigParser()
     for parser, config in ((train, "train"), (inference, "inference")):

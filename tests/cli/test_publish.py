@@ -327,12 +327,14 @@ def test_nothing_half_written_stays(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["fusion", "nearest_neighbours", "progressive_ganomaly", "randgan", "slice_madgan", "synthetic_anomalies"]
+    "name",
+    ["fusion", "nearest_neighbours", "padim", "progressive_ganomaly", "randgan", "slice_madgan", "synthetic_anomalies"],
 )
 def test_bundles_of_every_kind_are_published(
     name: str, command: Callable[..., int], small: list[str], cohort: Path, tmp_path: Path
 ) -> None:
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in BY_NAME[name].fast.items()]
+    asked = {**BY_NAME[name].fast, **BY_NAME[name].needs}
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in asked.items()]
     arguments = ["--bundle", name, "--output", tmp_path / "run", "--epochs", 1, "--brain", "nonzero"]
     assert command("train", "--datalist", cohort, *arguments, *small, *settings) == 0
     bundle = publish("anomaly", tmp_path / "run", tmp_path / "out")
@@ -344,3 +346,4 @@ def test_bundles_of_every_kind_are_published(
     np.testing.assert_array_equal(labels, heatmap > threshold)
     keeps = name in ("nearest_neighbours", "randgan")
     assert ("pieces of training images" in closing_words(bundle)) == keeps
+    assert ("has random weights" in closing_words(bundle)) == (name == "padim")

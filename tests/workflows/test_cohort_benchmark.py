@@ -280,3 +280,9 @@ def test_a_manifest_stands_for_a_datalist_and_a_folder_for_a_bundle(cohort: Path
         workflows.benchmark(cohort, manifest="open_ms", output=tmp_path / "out")
     with pytest.raises(InputError, match="needs the folder of the download: give --data-root"):
         workflows.benchmark(manifest="open_ms", output=tmp_path / "out")
+
+
+def test_what_needs_weights_is_run_only_where_it_is_named_or_has_them(cohort: Path) -> None:
+    assert {"padim", "patchcore"} <= set(cohort_experiment(cohort).named_only)
+    given = cohort_experiment(cohort, settings={"backbone_weights": "random"}).named_only
+    assert not {"padim", "patchcore"} & set(given)

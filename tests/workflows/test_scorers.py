@@ -126,6 +126,7 @@ def test_every_bundle_can_be_benchmarked(small: Cohort, tmp_path: Path) -> None:
             "max_epochs": 1,
             "patches_per_epoch": 16,
             "fade_images": 16,
+            "backbone_weights": "random",
             **({"max_samples": 16} if "svm" in name else {}),
         }
         known = bundles.settings_it_has(name, few)

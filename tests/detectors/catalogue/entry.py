@@ -27,6 +27,7 @@ class Entry:
     learners: tuple[Learner, ...]
     own_settings: Mapping[str, Any] = field(default_factory=dict)  # of its bundle alone, other than the defaults
     fast: Mapping[str, Any] = field(default_factory=dict)  # with which the bundle trains in seconds
+    needs: Mapping[str, Any] = field(default_factory=dict)  # settings without which the bundle does not train
     kinds: tuple[tuple[int, int], ...] = ((2, 1), (2, 3), (3, 1), (3, 3))  # (spatial_dims, in_channels) to drive
     random: bool = True  # whether the seed matters; not for what is fitted by a formula
     fitted: bool = False  # at once: no stages, no epochs to go on from, no losses to log

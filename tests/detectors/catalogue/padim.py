@@ -1,0 +1,26 @@
+from tests.detectors.catalogue.entry import Entry, learners
+
+RANDOM = {"backbone_weights": "random"}  # enough for the toy task
+ENTRY = Entry(
+    "padim",
+    variants=(
+        {**RANDOM, "backbone": "resnet10", "layers": (1, 2), "n_channels": 20},
+        {**RANDOM, "backbone": "unet", "features": 8, "n_channels": 20, "score": "patch"},
+    ),
+    learners=(
+        *learners({**RANDOM, "smoothing": 1.0}, (1, 2, 0), (3, 2, 0)),
+        *learners({**RANDOM, "smoothing": 1.0, "backbone": "resnet10", "layers": (1, 2)}, (1, 3, 0)),
+    ),
+    own_settings={
+        "backbone": "unet",
+        "layers": [1, 2],
+        "features": 8,
+        "n_channels": 7,
+        "regularisation": 0.1,
+        "smoothing": 1.0,
+        "score": "patch",
+    },
+    fast={"backbone": "unet", "features": 8, "n_channels": 20},
+    needs=RANDOM,
+    fitted=True,
+)
