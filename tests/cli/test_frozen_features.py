@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medanomaly.errors import ConfigError, InputError, MedanomalyError
 from medanomaly.workflows.publish import publish
 
 
@@ -37,15 +38,16 @@ def test_patchcore_takes_the_encoder_of_a_model_and_needs_it_no_more(
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "error", "said"),
     [
-        ([], "the backbone resnet18 has no weights: set backbone_weights"),
-        (["--set", "backbone_weights=runs/nowhere"], "there are no weights at runs/nowhere"),
-        (["--set", "backbone_weights=medicalnet"], "'medicalnet', which there is in 3-D for resnet10"),
+        ([], ConfigError, "the backbone resnet18 has no weights: set backbone_weights"),
+        (["--set", "backbone_weights=runs/nowhere"], InputError, "there are no weights at runs/nowhere"),
+        (["--set", "backbone_weights=medicalnet"], ConfigError, "'medicalnet', which there is in 3-D for resnet10"),
     ],
 )
 def test_weights_that_are_not_there_are_told_of_before_a_scan_is_prepared(
     weights: list[str],
+    error: type[MedanomalyError],
     said: str,
     command: Callable[..., int],
     cohort: Path,
@@ -54,6 +56,9 @@ def test_weights_that_are_not_there_are_told_of_before_a_scan_is_prepared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MEDANOMALY_CACHE", str(tmp_path / "cache"))
-    assert command("train", "--datalist", cohort, "--output", tmp_path / "runs", "--bundle", "padim", *weights) == 1
+    assert (
+        command("train", "--datalist", cohort, "--output", tmp_path / "runs", "--bundle", "padim", *weights)
+        == error.exit_code
+    )
     assert said in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
