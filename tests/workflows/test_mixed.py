@@ -100,8 +100,8 @@ def test_who_needs_unlabelled_cases_is_refused_without_them_and_left_out_if_nobo
     with pytest.raises(InputError, match=r"less.json has none under 'mixed': add such cases"):
         workflows.benchmark(less, ["intensity", "healthygan"], [0], tmp_path / "o", **of, settings=OF_FILMS)
     assert not (tmp_path / "o").exists(), "before any work"
-    assert list(cohort_experiment(less, **of).named_only) == ["brainomaly", "healthygan"]
-    assert not cohort_experiment(films, chain="radiograph").named_only
+    missing = set(cohort_experiment(less, **of).named_only) - set(cohort_experiment(films, **of).named_only)
+    assert missing == {"brainomaly", "healthygan"}
 
 
 def test_runs_that_do_not_learn_from_them_do_not_depend_on_them(films: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.training import load_detector
+from medanomaly.training import DetectorTrainer, load_detector
 from medanomaly.workflows import bundles, scorers, train
 from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
 
@@ -92,13 +92,19 @@ def test_an_interrupted_training_comes_to_the_same_end(
     def stop(*_: Any, **__: Any) -> None:
         raise StopError
 
+    save = DetectorTrainer._save
+
+    def save_and_stop(trainer: DetectorTrainer) -> None:
+        save(trainer)
+        raise StopError
+
     with pytest.MonkeyPatch.context() as patch:
         if point == "before the copy":
             patch.setattr(scorers, "copy_bundle", stop)
         elif point == "in training":
-            patch.setattr("medanomaly.training.trainer.DetectorTrainer._report", stop)
+            patch.setattr(DetectorTrainer, "_save", save_and_stop)
         elif point == "before the model":
-            patch.setattr("medanomaly.training.trainer.DetectorTrainer._finish", stop)
+            patch.setattr(DetectorTrainer, "_finish", stop)
         else:
             patch.setattr(scorers, "load_scorer", stop)
         with pytest.raises((StopError, ConfigError)):
