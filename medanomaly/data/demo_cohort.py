@@ -91,7 +91,9 @@ def make_demo_cohort(
         for section, entry in zip(names, progress(made, "making subjects", len(names)), strict=True):
             sections[section].append(entry)
     datalist = folder / "datalist.json"
-    datalist.write_text(json.dumps({"description": "made by medanomaly demo", "seed": seed, **sections}, indent=2))
+    datalist.write_text(
+        json.dumps({"description": "made by medanomaly demo", "seed": seed, **sections}, indent=2), encoding="utf-8"
+    )
     return datalist
 
 

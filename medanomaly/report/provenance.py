@@ -57,7 +57,9 @@ def machine() -> dict[str, Any]:
     """What a run was made on: processor, its cores, threads, GPU or "cpu", and the version of torch."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+        [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
     )
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine(),

@@ -248,7 +248,7 @@ def write_summary(experiment: Experiment, folder: Path, data_root: Path | None) 
         parts = [markdown_table(frame), provenance_lines(results, folder, data_root)]
         if experiment.further_table is not None:
             parts.insert(1, experiment.further_table(results))
-        temporary.write_text("\n".join(parts))
+        temporary.write_text("\n".join(parts), encoding="utf-8")
     experiment.pictures(results, folder)
     return frame
 
@@ -320,7 +320,7 @@ def _headline(frame: pd.DataFrame) -> str:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(
             f"{file} is not a result of a benchmark ({error}): delete it, and run the benchmark again."
@@ -329,4 +329,4 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     with written_whole(file) as temporary:
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content), encoding="utf-8")

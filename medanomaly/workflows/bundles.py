@@ -56,11 +56,13 @@ def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | 
         ConfigError: for one that is not a value.
     """
     folder = find_bundle(name) / "configs"
-    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text(encoding="utf-8"))
     found = {}
     for key, value in settings.items():
         check_value(key, value)
-        configs = [merge(json.loads((folder / f"{config}.json").read_text()), overlay) for config in CONFIGS]
+        configs = [
+            merge(json.loads((folder / f"{config}.json").read_text(encoding="utf-8")), overlay) for config in CONFIGS
+        ]
         try:
             apply_settings({key: value}, configs, str(name))
         except ConfigError:
@@ -73,7 +75,7 @@ def open_training(name: str | Path, settings: Mapping[str, Any], chain: str | Pa
     """The ``train.json`` of a bundle with a chain and settings, to ask what it would train; nothing is run."""
     from monai.bundle import ConfigParser
 
-    overlay = {} if chain is None else json.loads(find_chain(chain).read_text())
+    overlay = {} if chain is None else json.loads(find_chain(chain).read_text(encoding="utf-8"))
     content = merge(read_settings(find_bundle(name), "train"), overlay)
     apply_settings(settings, [content], str(name))
     return ConfigParser(content)
@@ -116,9 +118,11 @@ def copy_bundle(
     source, output = find_bundle(name), Path(output).resolve()
     if output.exists() and any(output.iterdir()) and not (output / "configs").is_dir():
         raise InputError(f"{output} is not empty and is not a bundle: give a new folder.")
-    configs = {path.stem: json.loads(path.read_text()) for path in sorted((source / "configs").glob("*.json"))}
+    configs = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((source / "configs").glob("*.json"))
+    }
     if chain is not None:
-        overlay = json.loads(find_chain(chain).read_text())
+        overlay = json.loads(find_chain(chain).read_text(encoding="utf-8"))
         texts = overlay.pop("metadata", {})
         configs = {key: merge(config, texts if key == "metadata" else overlay) for key, config in configs.items()}
         _check_registered(settings, configs["inference"], chain)
@@ -225,4 +229,4 @@ def read_settings(root: Path, config: str) -> dict[str, Any]:
     file = root / "configs" / f"{config}.json"
     if not file.exists():
         raise InputError(f"{root} has no configs/{config}.json: give the folder of a trained model.")
-    return dict(json.loads(file.read_text()))
+    return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -250,7 +250,7 @@ def _trained_on(run: Run, healthy: str, n_mixed: int) -> str:
 def _preparation(chain: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the chain: those that the bundles have, and in their place those that a user sets."""
     known = inspect.signature(CHAINS[chain]).parameters.keys()
-    overlay = {} if OVERLAYS.get(chain, chain) is None else json.loads(find_chain(chain).read_text())
+    overlay = {} if OVERLAYS.get(chain, chain) is None else json.loads(find_chain(chain).read_text(encoding="utf-8"))
     config = merge(read_settings(find_bundle(bundle_names()[0]), "inference"), overlay)
     asked = {re.sub("^preprocessing(#|::)", "", key): value for key, value in settings.items()}
     chosen = {key: value for key, value in {**config, **asked}.items() if key in known}

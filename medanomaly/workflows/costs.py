@@ -47,12 +47,12 @@ def timed(file: Path) -> Iterator[None]:
         yield
     finally:
         with written_whole(file) as temporary:
-            temporary.write_text(json.dumps({"seconds": before + time.perf_counter() - start}))
+            temporary.write_text(json.dumps({"seconds": before + time.perf_counter() - start}), encoding="utf-8")
 
 
 def seconds_in(file: Path) -> float:
     """What :func:`timed` left in ``file``; 0 if there is none."""
-    return float(json.loads(file.read_text())["seconds"]) if file.exists() else 0.0
+    return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
 
 
 def parameters_of(network: Any) -> int:

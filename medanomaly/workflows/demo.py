@@ -60,7 +60,7 @@ def demo(output: str | Path = "demo", seed: int = 0, settings: Mapping[str, Any]
     datalist = cohort / "datalist.json"
     if not datalist.exists():
         demo_cohort.make_demo_cohort(cohort, seed=seed)
-    elif json.loads(datalist.read_text()).get("seed") != seed:
+    elif json.loads(datalist.read_text(encoding="utf-8")).get("seed") != seed:
         raise InputError(f"{output} holds a demo with another seed: give a new folder with --output.")
 
     models, scores = ({name: output / kind / name for name in DETECTORS} for kind in ("models", "scores"))

@@ -45,7 +45,7 @@ def evaluate(
     target = Path(output or scores / "evaluation")
     root, settings = _of_scores(datalist, scores, target, model, section, data_root, region)
     bundles.run_bundle(root, "evaluate", **settings)
-    return dict(json.loads((target / "metrics.json").read_text()))
+    return dict(json.loads((target / "metrics.json").read_text(encoding="utf-8")))
 
 
 def compare(
@@ -84,7 +84,7 @@ def compare(
         raise InputError(f"the detectors to compare are {', '.join(names)}: give each of them once.")
     result = evaluate_cohort(cases, sources, output, calibrations=calibrations)
     write_evaluation(result, output, cases, dict(zip(names, scores, strict=True)))
-    return dict(json.loads((Path(output) / "metrics.json").read_text()))
+    return dict(json.loads((Path(output) / "metrics.json").read_text(encoding="utf-8")))
 
 
 def _of_scores(

@@ -185,14 +185,14 @@ def _keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write down, beside its folder, what a training is made with; InputError if it was begun with other settings."""
     file = folder.with_name(f"{folder.name}.json")
     wanted = json.loads(json.dumps(settings))
-    found = json.loads(file.read_text()) if folder.exists() and file.exists() else wanted
+    found = json.loads(file.read_text(encoding="utf-8")) if folder.exists() and file.exists() else wanted
     for key in differences(found, wanted):
         raise InputError(
             f"the training in {folder} was begun with {key}={found.get(key)!r}, and {key}={wanted.get(key)!r} is "
             f"asked for: choose another folder, or delete {folder} to train again."
         )
     with written_whole(file) as temporary:
-        temporary.write_text(json.dumps(wanted))
+        temporary.write_text(json.dumps(wanted), encoding="utf-8")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
