@@ -124,9 +124,12 @@ def test_a_test_case_that_was_learned_from_is_refused(section: str, small: Cohor
     assert not (tmp_path / "m").exists()
 
 
-def test_every_bundle_can_be_benchmarked(small: Cohort, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [bundles.bundle_names()[::5], pytest.param(bundles.bundle_names(), marks=pytest.mark.slow)], ids=len
+)
+def test_every_bundle_can_be_benchmarked(names: list[str], small: Cohort, tmp_path: Path) -> None:
     cohort = replace(small, mixed=prepared(2, 3, lesion=1.0))  # for those that learn from such cases, too
-    for name in bundles.bundle_names():
+    for name in names:
         few = {
             **TINY,
             "max_epochs": 1,

@@ -13,7 +13,7 @@ QUICK = {
 ENTRY = Entry(
     "randgan",
     variants=(TINY, {**TINY, "query_as_condition": True}, {**TINY, "score": "residual", "relative": True}),
-    learners=(Learner(QUICK, 1, 2, 100),),
+    learners=(Learner(QUICK, 1, 2, 100, slow=True),),
     own_settings={
         "latent_dim": 16,
         "features": 8,
