@@ -23,13 +23,12 @@ from medanomaly.cli_options import (
     Section,
     Series,
     Setting,
-    bundles,
-    chains,
     completed_from,
     examples,
     settings_of,
 )
 from medanomaly.cli_research import benchmark, compose
+from medanomaly.shipped import bundle_names, chain_names
 
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
 # time in which the others could do the work: training took eight times as long.
@@ -94,7 +93,8 @@ def train(
     bundle: Annotated[
         str,
         typer.Option(
-            help="A bundle that comes with medanomaly, or the folder of one.", autocompletion=completed_from(bundles)
+            help="A bundle that comes with medanomaly, or the folder of one.",
+            autocompletion=completed_from(bundle_names),
         ),
     ] = "ganomaly",
     data_root: DataRoot = None,
@@ -102,7 +102,7 @@ def train(
         str | None,
         typer.Option(
             help="The kind of image, if it is not brain MRI, such as radiograph or head_ct, or a JSON file.",
-            autocompletion=completed_from(chains),
+            autocompletion=completed_from(chain_names),
         ),
     ] = None,
     brain: Annotated[

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from medanomaly import terminal
-from medanomaly.cli_options import AsJson, Quiet, completed_from, examples, manifests
+from medanomaly.cli_options import AsJson, Quiet, completed_from, examples
+from medanomaly.shipped import manifest_names
 
 data = typer.Typer(help="Public datasets and your own folders: check them, and write their datalists.")
 
@@ -26,7 +27,9 @@ def list_datasets(quiet: Quiet = False, as_json: AsJson = False) -> None:
 def describe(
     name: Annotated[
         str,
-        typer.Argument(help="Of 'data list', or a manifest of your own.", autocompletion=completed_from(manifests)),
+        typer.Argument(
+            help="Of 'data list', or a manifest of your own.", autocompletion=completed_from(manifest_names)
+        ),
     ],
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -49,7 +52,7 @@ def index(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A public dataset, of 'data list'; or give --pattern.", autocompletion=completed_from(manifests)
+            help="A public dataset, of 'data list'; or give --pattern.", autocompletion=completed_from(manifest_names)
         ),
     ] = None,
     root: Annotated[Path, typer.Option(help="Folder of the download, or of your cohort.")] = ...,  # type: ignore[assignment]

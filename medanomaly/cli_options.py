@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medanomaly import terminal
-from medanomaly.shipped import shipped
+from medanomaly.shipped import bundle_names
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print warnings and errors alone.", callback=terminal.be_quiet)
@@ -48,18 +48,6 @@ def completed_from(names: Callable[[], Sequence[str]]) -> Callable[[str], list[s
     return complete
 
 
-def bundles() -> list[str]:
-    return sorted(file.parent.name for file in shipped("bundles").glob("*/model.json"))
-
-
-def chains() -> list[str]:
-    return sorted(file.stem for file in shipped("bundles").glob("common/chains/*.json"))
-
-
-def manifests() -> list[str]:
-    return sorted(file.stem for file in shipped("data_manifests").glob("*.json"))
-
-
 def benchmarks() -> list[str]:
     from medanomaly.experiments import EXPERIMENTS
 
@@ -67,7 +55,7 @@ def benchmarks() -> list[str]:
 
 
 def benchmark_detectors() -> list[str]:
-    return ["intensity", *bundles()]
+    return ["intensity", *bundle_names()]
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from medanomaly.cli_options import (
     Quiet,
     benchmark_detectors,
     benchmarks,
-    chains,
     completed_from,
-    manifests,
     settings_of,
 )
+from medanomaly.shipped import chain_names, manifest_names
 
 
 def benchmark(
@@ -36,7 +35,7 @@ def benchmark(
         str | None,
         typer.Option(
             help="Of cohort: a public dataset, such as open_ms, in place of a datalist.",
-            autocompletion=completed_from(manifests),
+            autocompletion=completed_from(manifest_names),
         ),
     ] = None,
     detectors: Annotated[
@@ -56,7 +55,7 @@ def benchmark(
         str | None,
         typer.Option(
             help="Of cohort: how to prepare: brain_mri (if not given), radiograph, head_ct, bone_ct.",
-            autocompletion=completed_from(chains),
+            autocompletion=completed_from(chain_names),
         ),
     ] = None,
     brain: Annotated[

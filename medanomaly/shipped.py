@@ -1,4 +1,4 @@
-"""The folders that come with the package: in a wheel they lie in it, in a checkout beside it."""
+"""The folders that come with the package, and what is in them: in a wheel they lie in it, in a checkout beside it."""
 
 from __future__ import annotations
 
@@ -10,3 +10,18 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parent
     places = (package / name, package.parent / name)
     return next((place for place in places if place.is_dir()), places[-1])
+
+
+def bundle_names() -> list[str]:
+    """The bundles that come with the package."""
+    return sorted(file.parents[1].name for file in shipped("bundles").glob("*/configs/metadata.json"))
+
+
+def chain_names() -> list[str]:
+    """The overlays that make a bundle one for another kind of image."""
+    return sorted(file.stem for file in shipped("bundles").glob("common/chains/*.json"))
+
+
+def manifest_names() -> list[str]:
+    """The manifests of public datasets that come with the package."""
+    return sorted(file.stem for file in shipped("data_manifests").glob("*.json"))

@@ -32,15 +32,10 @@ from typing import Any
 from medanomaly.data.datalist import SECTIONS, check_cases
 from medanomaly.data.dataset_groups import FoundCases, find_group_cases
 from medanomaly.errors import InputError
-from medanomaly.shipped import shipped
+from medanomaly.shipped import manifest_names, shipped
 
 MOST_TOLD = 20  # of what is wrong with a download
 NEEDED = ("name", "source", "licence", "layout", "split")
-
-
-def manifest_names() -> list[str]:
-    """The names of the manifests that come with the package."""
-    return sorted(file.stem for file in shipped("data_manifests").glob("*.json"))
 
 
 def read_manifest(manifest: str | Path) -> dict[str, Any]:

@@ -17,11 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from medanomaly.data.writing import written_whole
 from medanomaly.errors import ConfigError, InputError, check_count
 from medanomaly.networks.adversaries import GAN
 from medanomaly.training.cell import Cell, Pair, members_of
-from medanomaly.training.checkpoints import load_checkpoint
+from medanomaly.training.checkpoints import load_checkpoint, save_whole
 from medanomaly.training.grid import GridSettings
 from medanomaly.training.quality import Quality
 
@@ -187,7 +186,7 @@ def begin_cell(
 def save_cell(cell: Cell, folder: Path | None) -> None:
     """Write the checkpoint of a cell into ``folder``, whole or not at all."""
     if folder is not None:
-        _save(cell.state_dict(), _file(folder, cell.number))
+        save_whole(cell.state_dict(), _file(folder, cell.number))
 
 
 def check_folder(folder: Path, gan: GAN, settings: GridSettings, resume: bool) -> None:
@@ -207,16 +206,11 @@ def check_folder(folder: Path, gan: GAN, settings: GridSettings, resume: bool) -
                 "choose another folder."
             )
     else:
-        _save(note, file)
+        save_whole(note, file)
 
 
 def _file(folder: Path, number: int) -> Path:
     return folder / f"cell{number:03d}.pt"
-
-
-def _save(content: Any, path: Path) -> None:
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
 
 
 def _say_nothing(record: dict[str, Any]) -> None:

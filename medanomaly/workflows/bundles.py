@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_error
-from medanomaly.shipped import shipped
+from medanomaly.shipped import bundle_names, chain_names, shipped
 from medanomaly.workflows.compose import config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
@@ -42,11 +42,6 @@ def find_bundle(name: str | Path) -> Path:
         f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: "
         f"{', '.join(bundle_names())}."
     )
-
-
-def bundle_names() -> list[str]:
-    """The bundles that come with the package."""
-    return sorted(file.parents[1].name for file in shipped("bundles").glob("*/configs/metadata.json"))
 
 
 def settings_it_has(name: str | Path, settings: Mapping[str, Any], chain: str | Path | None = None) -> dict[str, Any]:
@@ -91,7 +86,7 @@ def find_chain(name: str | Path) -> Path:
     for place in (Path(name), folder / f"{name}.json"):
         if place.is_file():
             return place.resolve()
-    known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
+    known = ", ".join(chain_names())
     raise InputError(
         f"{name} is not a chain (a JSON file, see bundles/common/chains); those that come with it: {known}."
     )

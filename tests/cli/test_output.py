@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 from medanomaly import cli, terminal
-from medanomaly.cli_options import benchmark_detectors, benchmarks, bundles, chains, completed_from, manifests
+from medanomaly.cli_options import benchmark_detectors, benchmarks, completed_from
 from medanomaly.errors import TrainingError
 from medanomaly.experiments import EXPERIMENTS
-from medanomaly.workflows.bundles import bundle_names
+from medanomaly.shipped import bundle_names, chain_names, manifest_names
+from medanomaly.workflows.bundles import find_bundle
 
 Command = Callable[..., int]
 
@@ -81,8 +82,8 @@ def test_all_exit_codes_are_explained(command: Command, capsys: pytest.CaptureFi
 
 
 def test_known_names_are_completed() -> None:
-    assert bundles() == bundle_names()
-    assert "radiograph" in chains() and "open_ms" in manifests() and benchmarks() == ["cohort", *EXPERIMENTS]
+    assert all(find_bundle(name).name == name for name in bundle_names()) and "fusion" in bundle_names()
+    assert "radiograph" in chain_names() and "open_ms" in manifest_names() and benchmarks() == ["cohort", *EXPERIMENTS]
     complete = completed_from(benchmark_detectors)
     assert complete("fus") == ["fusion"] and complete("intensity,one") == ["intensity,one_class_svm"]
 
