@@ -84,9 +84,11 @@ def trained(name: str, arguments: object, spatial_dims: int, channels: int) -> t
     stages = None if old else detector.stages()
     learning = detector.optimizers() if old else next(stages, None)
     detector.train()
+    streams = getattr(detector, "streams", ("training",))
     for step, batch in enumerate(batches[:3]):
         if learning:
-            detector.training_step(batch, learning)
+            given = {stream: batch.roll(n, 0) for n, stream in enumerate(streams)}  # for several, a dictionary
+            detector.training_step(given if len(streams) > 1 else batch, learning)
         if step == 1 and old and detector.grow():
             learning = detector.optimizers()
         elif step == 1 and not old:
