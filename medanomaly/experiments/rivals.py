@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from medanomaly.errors import ConfigError
 from medanomaly.networks.vectors import Vectors
+from medanomaly.workflows.costs import clock
 from medanomaly.workflows.scorers import Cohort, Scorer
 
 # In the table: file and class of PyOD, and whether its scores are upside down
@@ -88,7 +88,7 @@ def slice_scores(volume: Tensor, network: nn.Module, **regions: Tensor) -> Tenso
 def rival_scorer(name: str, cohort: Cohort, seed: int) -> Scorer:
     """A rival trained on the training cases of a cohort, all of them images of one slice."""
     images = torch.stack([case["image"][..., 0] for case in cohort.training])
-    start = time.perf_counter()
+    start = clock()
     scorer = Scorer(slice_scores, Rival(name, images, seed))
-    scorer.training_seconds = time.perf_counter() - start
+    scorer.training_seconds = clock() - start
     return scorer

@@ -10,11 +10,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medanomaly.data import written_whole
 
 NAMES = ("training (s)", "ms an image", "parameters")
+
+
+def clock() -> float:
+    """Seconds, to take differences of: of the process's own computing (CPU s), as what else runs would count otherwise.
+
+    Where there is a GPU, those of the wall, as the process waits for it.
+    """
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 class TimedInferer:
@@ -32,9 +41,9 @@ class TimedInferer:
         self.inferer, self.seconds, self.volumes = inferer, 0.0, 0
 
     def __call__(self, volume: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        start = time.perf_counter()
+        start = clock()
         scores = self.inferer(volume, *args, **kwargs)
-        self.seconds += time.perf_counter() - start
+        self.seconds += clock() - start
         self.volumes += len(volume)
         return scores
 
@@ -42,12 +51,12 @@ class TimedInferer:
 @contextmanager
 def timed(file: Path) -> Iterator[None]:
     """Adds the seconds spent inside to those in ``file``, so that those before an interruption count, too."""
-    before, start = seconds_in(file), time.perf_counter()
+    before, start = seconds_in(file), clock()
     try:
         yield
     finally:
         with written_whole(file) as temporary:
-            temporary.write_text(json.dumps({"seconds": before + time.perf_counter() - start}), encoding="utf-8")
+            temporary.write_text(json.dumps({"seconds": before + clock() - start}), encoding="utf-8")
 
 
 def seconds_in(file: Path) -> float:
