@@ -51,11 +51,13 @@ class SADGAN(nn.Module):
         edges: bool = True,
         learning_rate: float = 2e-4,
         weights: Sequence[float] = (10.0, 5.0, 5.0, 1.0),
+        noise: float = 0.1,
     ) -> None:
         super().__init__()
         if classes < 0 or classes == 1:
             raise ConfigError(f"classes is {classes}: give 0, or the number of labels with the background.")
         self.streams = ("training", "target")
+        self.noise = noise
         self.classes, self.learning_rate = classes, learning_rate
         self.cycle_weight, self.edge_weight, self.structure_weight, self.segmentation_weight = weights
 
@@ -73,28 +75,28 @@ class SADGAN(nn.Module):
             norm=("group", {"num_groups": 8}),
         )
         self.segmenter = net(1, classes) if classes else None
-        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
         self.dice_ce = DiceCELoss(to_onehot_y=True, softmax=True)
 
     def stages(self) -> Iterator[Stage]:
         generators: list[nn.Module] = [self.image_generator, self.back_generator]
         generators += [] if self.edge_generator is None else [self.edge_generator]
         optimizers = {
-            "discriminator": self._adam(self.discriminator),
-            "generators": self._adam(*generators),
-            **({} if self.segmenter is None else {"segmenter": self._adam(self.segmenter)}),
+            "discriminator": self._adam(self.learning_rate / 4, self.discriminator),
+            "generators": self._adam(self.learning_rate, *generators),
+            **({} if self.segmenter is None else {"segmenter": self._adam(self.learning_rate, self.segmenter)}),
         }
         yield Stage("SADGAN", optimizers, keep="last" if self.segmenter is None else "best")
 
-    def _adam(self, *networks: nn.Module) -> torch.optim.Adam:
+    def _adam(self, rate: float, *networks: nn.Module) -> torch.optim.Adam:
         weights = chain.from_iterable(network.parameters() for network in networks)
-        return torch.optim.Adam(weights, lr=self.learning_rate, betas=(0.5, 0.999))
+        return torch.optim.Adam(weights, lr=rate, betas=(0.5, 0.999))
 
     def drawn(self, source: Tensor) -> tuple[Tensor, Tensor | None]:
         """The translation and the edge map that was drawn for it, (B, 1, H, W[, D]) each."""
         if self.edge_generator is None:
             return self.image_generator(source), None
-        drawn = F.softplus(self.edge_generator(source))
+        drawn = F.softplus(self.edge_generator(source) - 2)  # edges are rare
         return self.image_generator(torch.cat([source, drawn], dim=1)), drawn
 
     def forward(self, source: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ class SADGAN(nn.Module):
 
     def _seen(self, image: Tensor, edge_map: Tensor | None) -> Tensor:
         """What the discriminator is shown."""
-        return image if edge_map is None else torch.cat([image, edge_map], dim=1)
+        seen = image if edge_map is None else torch.cat([image, edge_map], dim=1)
+        return seen + self.noise * torch.randn_like(seen)
 
     def _discriminator_loss(self, real: Tensor, made: Tensor) -> Tensor:
         judged = [self.discriminator(images)[-1] for images in (real, made)]
