@@ -14,8 +14,8 @@ Array = NDArray[np.float32]
 
 CLASSES = ("background", "bone", "grey", "white", "fluid")
 # signal of each class: bone is bright on CT and dark on MR, and white matter hardly differs from grey on CT
-SIGNALS = {"ct": (0.0, 1.0, 0.50, 0.40, 0.20), "mr": (0.0, 0.15, 0.55, 0.90, 0.30)}
-NOISE = {"ct": 0.02, "mr": 0.02}
+SIGNALS = {"ct": (0.0, 1.0, 0.50, 0.44, 0.20), "mr": (0.0, 0.20, 0.60, 0.95, 0.40)}
+NOISE = {"ct": 0.05, "mr": 0.03}
 AFFINE = np.diag([2.0, 2.0, 4.0, 1.0])  # mm
 
 
@@ -40,8 +40,7 @@ def make_head(kind: str, rng: np.random.Generator, side: int = 64, slices: int =
             centre_u, centre_v = 0.2 * side_of, 0.1 * np.sin(waves[2])
             labels[..., number][((u - centre_u) / 0.12) ** 2 + ((v - centre_v) / 0.3) ** 2 < size] = 4
     signal = np.asarray(SIGNALS[kind])[labels]
-    blurred = ndimage.gaussian_filter(signal, (0.5, 0.5, 0))
-    image = blurred + rng.normal(0, NOISE[kind], labels.shape)
+    image = signal + rng.normal(0, NOISE[kind], labels.shape)
     return np.clip(image, 0, None).astype(np.float32), labels
 
 

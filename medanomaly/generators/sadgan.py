@@ -56,7 +56,7 @@ class SADGAN(nn.Module):
         super().__init__()
         if classes < 0 or classes == 1:
             raise ConfigError(f"classes is {classes}: give 0, or the number of labels with the background.")
-        self.streams = ("training", "target")
+        self.streams: tuple[str, ...] = ("training", "target")
         self.noise = noise
         self.classes, self.learning_rate = classes, learning_rate
         self.cycle_weight, self.edge_weight, self.structure_weight, self.segmentation_weight = weights

@@ -110,10 +110,8 @@ def train(
     chosen = _device(device)
 
     def sampler(name: str, seed: int) -> PatchSampler:
-        cases = prepared[name] if known["classes"] or name == "target" else [_unlabelled(case) for case in prepared[name]]
-        return PatchSampler(
-            cases, spec, known["batch_size"], known["patches_per_epoch"], seed=known["seed"] + seed, device=chosen
-        )
+        sizes = known["batch_size"], known["patches_per_epoch"]
+        return PatchSampler(prepared[name], spec, *sizes, seed=known["seed"] + seed, device=chosen)
 
     streams = {"training": sampler("training", 0), "target": sampler("target", 1)}
     DetectorTrainer(
@@ -197,26 +195,24 @@ def _run(
     network: Any = load_detector(_network(known), Path(model) / "models" / "model.pt").to(_device(device))
     if labels and not known["classes"]:
         raise ConfigError(f"{model} was trained without labels, so it has no segmenter: give each case a 'label'.")
-    mask = None if region is None or region in FINDERS or "{mask}" in str(region) else region
-    way = "given" if mask is not None else region
-    prepare = _chain(known, kind, way and str(way))
+    mask = None if region is None or region in FINDERS or "{mask}" in str(region) else Path(region)
+    way = None if region is None else "given" if mask is not None else str(region)
+    prepare = _chain(known, kind, way)
     size = int(known["patch_size"])
     inferer: Any = (
-        SliceInferer((size, size), spatial_dim=2, sw_batch_size=8, overlap=0.5, mode="gaussian")
+        SliceInferer(roi_size=(size, size), spatial_dim=2, sw_batch_size=8, overlap=0.5, mode="gaussian")
         if known["spatial_dims"] == 2
         else SlidingWindowInferer((size,) * 3, sw_batch_size=2, overlap=0.5, mode="gaussian")
     )
     predict = network.segment if kind == "target" else network
     named = [scans] if isinstance(scans, str | Path) else list(scans)
     written = []
-    for case in cases_from_files(named, 1, None if mask is None else Path(mask)):
+    for case in cases_from_files(named, 1, mask):
         data = dict(prepare(case))
-        with torch.inference_mode():
+        with torch.no_grad():
             found = inferer(data["image"].as_tensor()[None].to(_device(device)), predict)[0].cpu()
         values = found[int(kind == "source") :].argmax(dim=0, keepdim=True).float() if labels else found[:1]
-        outside = ~(data["region"].as_tensor() > 0)
-        values[outside.expand_as(values)] = torch.nan
-        data["pred"] = values
+        data["pred"] = torch.where(data["region"].as_tensor() > 0, values, torch.nan)
         for step in (
             FillOutsided(),
             Invertd("pred", transform=prepare, orig_keys="image", nearest_interp=labels),
@@ -299,17 +295,13 @@ def _labels(case: Mapping[str, Any], image: Any) -> NDArray[np.float32]:
         raise InputError(f"the label of {case['case']} is {case['label']}, but a mask of whole numbers is needed here.")
     drawn: Any = read_volume(case["label"])
     on_grid: Any = ResampleToMatch(mode="nearest", padding_mode="zeros")(drawn[None], img_dst=image)
-    labels = np.asarray(on_grid.as_tensor(), np.float32)[0]
+    labels: NDArray[np.float32] = np.asarray(on_grid.as_tensor(), np.float32)[0]
     if not np.array_equal(labels, np.rint(labels)) or labels.min() < 0 or not labels.any():
         raise InputError(
             f"{case['label']} is no mask of whole numbers from 0 on with something drawn where its image lies: labels "
             f"found {np.unique(labels)[:5].tolist()}."
         )
     return labels
-
-
-def _unlabelled(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {**case, "image": case["image"][:1]}
 
 
 def _classes(prepared: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
