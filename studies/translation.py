@@ -25,7 +25,7 @@ from torch import Tensor
 from medanomaly.data.translation_phantoms import CLASSES, SIGNALS, edges_of, make_head
 from medanomaly.generators.sadgan import SADGAN, sobel
 
-STEPS, BATCH, RATE, EDGE = 1000, 16, 1e-3, 0.08
+STEPS, BATCH, RATE, EDGE = 800, 16, 1e-3, 0.08
 
 
 def slices(kind: str, n: int, seed: int, number: int) -> tuple[Tensor, Tensor]:
@@ -36,9 +36,9 @@ def slices(kind: str, n: int, seed: int, number: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(seed: int, edges: bool = True, steps: int = STEPS) -> SADGAN:
-    """A model of 10 heads on CT and 14 others on MR; its rates fall to 0 over the second half."""
-    ct, labels = slices("ct", 10, seed, 0)
-    mr, _ = slices("mr", 14, seed, 1)
+    """A model of 30 heads on CT and 40 others on MR; its rates fall to 0 over the second half."""
+    ct, labels = slices("ct", 30, seed, 0)
+    mr, _ = slices("mr", 40, seed, 1)
     torch.manual_seed(seed)
     model = SADGAN(32, classes=len(CLASSES), features=8, edges=edges, learning_rate=RATE)
     (stage,) = model.stages()

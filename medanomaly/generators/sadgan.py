@@ -35,8 +35,12 @@ class SADGAN(nn.Module):
         classes: of the labels, background included; 0 for a source without labels, which has no segmenter.
         features: channels of each U-Net at full size, a multiple of 8.
         edges: False leaves the edge branch out: generator, loss, and the discriminator's second channel.
-        learning_rate: of the three Adam optimisers, with betas (0.5, 0.999).
-        weights: of the cycle, edge, structure and segmentation losses, beside the adversarial one.
+        learning_rate: of the generators and the segmenter, four times that of the discriminator; Adam, with betas
+            (0.5, 0.999).
+        weights: of the cycle, edge, structure and segmentation losses, beside the adversarial one. With much larger
+            ones, a translation stays what its source is.
+        noise: standard deviation of what is added to all that the discriminator sees. Without it, it can tell at once
+            which of two kinds of image is made, and its gradient says nothing of where to go.
 
     Raises:
         ConfigError: if a number cannot work.
@@ -50,8 +54,8 @@ class SADGAN(nn.Module):
         features: int = 16,
         edges: bool = True,
         learning_rate: float = 2e-4,
-        weights: Sequence[float] = (10.0, 5.0, 5.0, 1.0),
-        noise: float = 0.1,
+        weights: Sequence[float] = (2.0, 1.0, 0.5, 1.0),
+        noise: float = 0.2,
     ) -> None:
         super().__init__()
         if classes < 0 or classes == 1:
@@ -71,7 +75,7 @@ class SADGAN(nn.Module):
             spatial_dims,
             features,
             2 if edges else 1,
-            num_layers_d=3 if patch_size >= 32 else 2,
+            num_layers_d=min(max(patch_size // 32, 1), 3),  # each of its judgements sees 16 voxels a side, 34 or 70
             norm=("group", {"num_groups": 8}),
         )
         self.segmenter = net(1, classes) if classes else None
