@@ -40,7 +40,9 @@ class SADGAN(nn.Module):
         weights: of the cycle, edge, structure and segmentation losses, beside the adversarial one. With much larger
             ones, a translation stays what its source is.
         noise: standard deviation of what is added to all that the discriminator sees. Without it, it can tell at once
-            which of two kinds of image is made, and its gradient says nothing of where to go.
+            which of two kinds of image is made, and its gradient says nothing of where to go. While it stays, made
+            images may have as much of it.
+        noise_steps: after as many steps, the noise is 1 / e of what it was; and so on.
 
     Raises:
         ConfigError: if a number cannot work.
@@ -56,12 +58,14 @@ class SADGAN(nn.Module):
         learning_rate: float = 2e-4,
         weights: Sequence[float] = (2.0, 1.0, 0.5, 1.0),
         noise: float = 0.2,
+        noise_steps: int = 200,
     ) -> None:
         super().__init__()
         if classes < 0 or classes == 1:
             raise ConfigError(f"classes is {classes}: give 0, or the number of labels with the background.")
         self.streams: tuple[str, ...] = ("training", "target")
-        self.noise = noise
+        self.noise, self.noise_steps = noise, noise_steps
+        self.steps = nn.Buffer(torch.zeros((), dtype=torch.long))
         self.classes, self.learning_rate = classes, learning_rate
         self.cycle_weight, self.edge_weight, self.structure_weight, self.segmentation_weight = weights
 
@@ -148,12 +152,13 @@ class SADGAN(nn.Module):
         if self.segmenter is not None:
             losses["segmenter"] = self.dice_ce(self.segmenter(made.detach()), labels)
             _step(stage.optimizers["segmenter"], losses["segmenter"], self.segmenter)
+        self.steps.add_(1)
         return {name: value.detach() for name, value in losses.items()}
 
     def _seen(self, image: Tensor, edge_map: Tensor | None) -> Tensor:
         """What the discriminator is shown."""
         seen = image if edge_map is None else torch.cat([image, edge_map], dim=1)
-        return seen + self.noise * torch.randn_like(seen)
+        return seen + self.noise * torch.exp(-self.steps / self.noise_steps) * torch.randn_like(seen)
 
     def _discriminator_loss(self, real: Tensor, made: Tensor) -> Tensor:
         judged = [self.discriminator(images)[-1] for images in (real, made)]
