@@ -28,6 +28,7 @@ from medanomaly.cli_options import (
     settings_of,
 )
 from medanomaly.cli_research import benchmark, compose
+from medanomaly.cli_translate import translate
 from medanomaly.shipped import bundle_names, chain_names
 
 # Threads that wait sleep. By default they spin, and beside another process that keeps the cores busy they spin away the
@@ -277,6 +278,7 @@ app.command(
 )(benchmark)
 app.command(rich_help_panel=RESEARCH, epilog=examples("medanomaly compose bundles/my_detector"))(compose)
 app.add_typer(data, name="data", no_args_is_help=True, rich_help_panel=MORE)
+app.add_typer(translate, name="translate", no_args_is_help=True, rich_help_panel=MORE)
 app.add_typer(bundle_commands, name="bundle", no_args_is_help=True, rich_help_panel=MORE)
 
 
