@@ -1,0 +1,1 @@
+"""Models that make images and score nothing."""
