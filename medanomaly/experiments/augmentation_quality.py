@@ -1,9 +1,10 @@
 """How synthetic films lie among real ones: clustering indices, Fréchet and kernel distance, nearest training film.
 
 All but the last are measured on the first principal components of what a frozen network sees. Silhouette,
-Davies-Bouldin and Calinski-Harabasz are those of scikit-learn. Where the labels are "real" and "synthetic", a silhouette near 0, a
-high Davies-Bouldin and a low Calinski-Harabasz index say that the two cannot be told apart; where they are the classes
-of synthetic films, the indices should be those of real films: higher ones may come from films that are all alike.
+Davies-Bouldin and Calinski-Harabasz are those of scikit-learn. Where the labels are "real" and "synthetic", a
+silhouette near 0, a high Davies-Bouldin and a low Calinski-Harabasz index say that the two cannot be told apart; where
+they are the classes of synthetic films, the indices should be those of real films: higher ones may come from films that
+are all alike.
 """
 
 from __future__ import annotations
