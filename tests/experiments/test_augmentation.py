@@ -223,6 +223,7 @@ def test_the_runs_are_all_levels_with_every_seed() -> None:
 
 def test_a_study_goes_on_where_it_was_interrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {**TINY, **OF_GAN}
+
     def interrupted(*arguments: Any, **named: Any) -> Any:
         raise KeyboardInterrupt
 
