@@ -20,7 +20,7 @@ from medanomaly.training.checkpoints import load_checkpoint, save_whole
 
 
 def trained_classifier(
-    training: Films, validation: Films, seed: int, options: Mapping[str, Any], file: Path
+    training: Films, validation: Films, epoch_films: int, seed: int, options: Mapping[str, Any], file: Path
 ) -> tuple[DenseNet121, dict[str, float]]:
     """A classifier that tells the class 1 from 0, in eval mode, and how it was trained; that of ``file`` if it exists.
 
@@ -30,6 +30,7 @@ def trained_classifier(
     Args:
         training: real films, and maybe synthetic ones.
         validation: real films of other patients.
+        epoch_films: that an epoch draws of the training films: the number of real ones.
         seed: of the weights and of the order of the films.
         options: ``epochs`` (at most), ``patience`` (epochs without a higher AUC), ``batch_size``, ``learning_rate``,
             ``amp`` (bfloat16).
@@ -47,7 +48,9 @@ def trained_classifier(
     for epoch in range(1, options["epochs"] + 1):
         torch.manual_seed(seed * 1_000_003 + epoch)
         network.train()
-        for chosen in torch.randperm(len(training.images)).split(options["batch_size"]):
+        # as many as there are real films, so that rows with more synthetic ones do not learn for longer
+        drawn = torch.randperm(len(training.images))[:epoch_films]
+        for chosen in drawn.split(options["batch_size"]):
             if len(chosen) == 1:
                 continue  # batch norm needs two
             images, labels = channels_last(training.images[chosen].to(device)), training.labels[chosen].to(device)

@@ -117,18 +117,31 @@ def test_shares_of_synthetic_films() -> None:
 def test_no_synthetic_films_are_the_baseline_bit_for_bit(tmp_path: Path) -> None:
     real, held_out = random_films(10), random_films(6, 1)
     options = {**OPTIONS, "epochs": 2, "batch_size": 8}
-    alone, _ = trained_classifier(real, held_out, 3, options, tmp_path / "alone.pt")
+    alone, _ = trained_classifier(real, held_out, 10, 3, options, tmp_path / "alone.pt")
     made = {label: torch.rand(20, 1, 32, 32) for label in (0, 1)}
-    with_none, _ = trained_classifier(with_synthetic(real, made, 0.0), held_out, 3, options, tmp_path / "none.pt")
-    with_some, _ = trained_classifier(with_synthetic(real, made, 1.0), held_out, 3, options, tmp_path / "some.pt")
+    with_none, _ = trained_classifier(with_synthetic(real, made, 0.0), held_out, 10, 3, options, tmp_path / "none.pt")
+    with_some, _ = trained_classifier(with_synthetic(real, made, 1.0), held_out, 10, 3, options, tmp_path / "some.pt")
     for name, value in alone.state_dict().items():
         assert torch.equal(value, with_none.state_dict()[name]), name
     assert torch.equal(probabilities(alone, real.images), probabilities(with_none, real.images))
     assert not torch.equal(probabilities(alone, real.images), probabilities(with_some, real.images))
-    kept, record = trained_classifier(real, held_out, 3, options, tmp_path / "alone.pt")  # that of the file
+    kept, record = trained_classifier(real, held_out, 10, 3, options, tmp_path / "alone.pt")  # that of the file
     assert torch.equal(probabilities(alone, real.images), probabilities(kept, real.images))
     scores = probabilities(kept, held_out.images).numpy()
     assert record["validation_auc"] == roc_auc_score(held_out.labels.numpy(), scores)
+
+
+def test_more_films_are_not_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(logits: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(labels))
+        return torch.square(logits - labels).mean()
+
+    monkeypatch.setattr(torch.nn.functional, "binary_cross_entropy_with_logits", counted)
+    options = {**OPTIONS, "epochs": 1, "batch_size": 4}
+    trained_classifier(random_films(20), random_films(4, 1), 10, 0, options, tmp_path / "classifier.pt")
+    assert sizes == [4, 4, 2]
 
 
 def test_a_film_to_test_with_is_in_no_generators_manifest(data: Path, tmp_path: Path) -> None:
