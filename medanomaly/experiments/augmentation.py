@@ -47,8 +47,8 @@ OPTIONS: dict[str, Any] = {
     "size": 64,
     "normal_films": 300,  # to train on
     "pneumonia_films": 600,
-    "epochs": 24,
-    "patience": 8,
+    "epochs": 18,
+    "patience": 6,
     "batch_size": 32,
     "learning_rate": 1e-4,
     "amp": True,
