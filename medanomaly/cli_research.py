@@ -24,7 +24,7 @@ def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter.",
+            help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter, augmentation.",
             autocompletion=completed_from(benchmarks),
         ),
     ],

@@ -11,7 +11,7 @@ from medanomaly.errors import InputError
 if TYPE_CHECKING:
     from medanomaly.workflows.benchmark import Experiment
 
-EXPERIMENTS = ("fashion-mnist", "toy-lesions", "white-matter")
+EXPERIMENTS = ("fashion-mnist", "toy-lesions", "white-matter", "augmentation")
 
 
 def find_experiment(name: str, datalist: str | Path | None = None) -> Experiment:

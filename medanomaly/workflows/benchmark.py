@@ -96,13 +96,15 @@ class Experiment:
         rivals: detectors of other packages, each with what trains it on a cohort with a seed; they are run where they
             are named, and not with all.
         named_only: those of ``detectors`` that are run where they are named, and not with all.
+        perform: in place of ``cohort`` and ``measure``, where a run is no training of a bundle: the metrics and the
+            costs of a run, from the folder of the data and that of the experiment.
     """
 
     name: str
     detectors: Sequence[str]
     runs: Callable[[Sequence[str], Sequence[int], bool], list[Run]]
-    cohort: Callable[[Run, Path | None, Path], Cohort]
-    measure: Callable[[Run, Scorer, Cohort, Path | None, Path], dict[str, Any]]
+    cohort: Callable[[Run, Path | None, Path], Cohort] | None
+    measure: Callable[[Run, Scorer, Cohort, Path | None, Path], dict[str, Any]] | None
     leaderboard: Callable[[Sequence[Result]], pd.DataFrame]
     origin: Callable[[Run], dict[str, str]]
     pictures: Callable[[Sequence[Result], Path], None] = lambda results, folder: None
@@ -111,6 +113,7 @@ class Experiment:
     shared: Sequence[str] = ()
     rivals: Mapping[str, Callable[[Cohort, int], Scorer]] = field(default_factory=dict)
     named_only: Sequence[str] = ()
+    perform: Callable[[Run, Path | None, Path], tuple[dict[str, Any], dict[str, float]]] | None = None
 
 
 def run_benchmark(
@@ -197,6 +200,9 @@ def _perform(
     experiment: Experiment, run: Run, data_root: Path | None, folder: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What is measured of a run, and what it cost."""
+    if experiment.perform is not None:
+        return experiment.perform(run, data_root, folder)
+    assert experiment.cohort is not None and experiment.measure is not None
     cohort = experiment.cohort(run, data_root, folder / "runs" / "data")
     if run.detector in experiment.rivals:
         scorer = experiment.rivals[run.detector](cohort, run.seed)
