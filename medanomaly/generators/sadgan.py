@@ -79,7 +79,7 @@ class SADGAN(nn.Module):
             spatial_dims,
             features,
             2 if edges else 1,
-            num_layers_d=min(max(patch_size // 32, 1), 3),  # each of its judgements sees 16 voxels a side, 34 or 70
+            num_layers_d=3 if patch_size >= 32 else 2,  # with fewer, it sees too little of how classes lie
             norm=("group", {"num_groups": 8}),
         )
         self.segmenter = net(1, classes) if classes else None
