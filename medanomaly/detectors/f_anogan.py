@@ -37,7 +37,7 @@ class FAnoGAN(Detector):
         latent_dim: length of the codes (paper: 128).
         features: channels of the first convolution; 16 in 2-D and 8 in 3-D if not given (paper: 64).
         learning_rate: of the GAN's two Adam optimisers, with betas (0, 0.9).
-        encoder_learning_rate: of the encoder's RMSprop (paper: 5e-5, over 50,000 steps).
+        encoder_learning_rate: of the encoder's Adam, with betas (0, 0.99) (paper: RMSprop, 5e-5, over 50,000 steps).
         critic_steps: of the critic for each of the generator.
         feature_weight: kappa, of the features beside the voxels.
         code: "tanh" or "linear", how the encoder ends.
@@ -107,7 +107,9 @@ class FAnoGAN(Detector):
             init_residual,
         )
         yield Stage("GAN", optimizers, keep="last", gan=gan, still_to_come=1)
-        encoder = torch.optim.RMSprop(self.encoder.parameters(), lr=self.encoder_learning_rate)
+        # The paper's RMSprop takes first steps ten times as long, after which a tanh may be saturated for good. This is
+        # RMSprop with its averages corrected for that.
+        encoder = torch.optim.Adam(self.encoder.parameters(), lr=self.encoder_learning_rate, betas=(0.0, 0.99))
         yield Stage("encoder", {"encoder": encoder})
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:

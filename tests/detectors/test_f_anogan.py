@@ -77,13 +77,24 @@ def test_the_generator_learns_after_every_so_many_steps_of_the_critic():
         assert not all(map(torch.equal, critic, weights_of(detector.trunk)))
 
 
-def test_optimisers_are_those_of_the_paper():
+def test_the_first_step_of_the_encoder_is_no_longer_than_the_others():
+    """Those of RMSprop are ten times as long, and the encoder's tanh may never come back."""
+    detector = make(encoder_learning_rate=1e-3)
+    stage = in_stage(detector, 1)
+    before = [parameter.detach().clone() for parameter in detector.encoder.parameters()]
+    detector.training_step(noise(), stage)
+    moved = max(float((a - b).abs().max()) for a, b in zip(before, detector.encoder.parameters(), strict=True))
+    assert 0.9e-3 < moved < 1.1e-3
+
+
+def test_optimisers_are_those_of_the_paper_but_the_encoders():
     stages = list(make(encoder_learning_rate=5e-5).stages())
     for optimizer in stages[0].optimizers.values():
         assert isinstance(optimizer, torch.optim.Adam)
         assert optimizer.defaults["betas"] == (0, 0.9) and optimizer.defaults["lr"] == 1e-4
     (encoder,) = stages[1].optimizers.values()
-    assert isinstance(encoder, torch.optim.RMSprop) and stages[1].keep == "best"
+    assert encoder.defaults["betas"] == (0, 0.99) and encoder.defaults["lr"] == 5e-5  # RMSprop, corrected
+    assert stages[1].keep == "best"
 
 
 def test_acceptance_a_the_second_stage_leaves_the_gan_bit_for_bit():
