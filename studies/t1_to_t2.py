@@ -95,7 +95,7 @@ def main() -> None:
     network = load_detector(translate._network(known), model / "models" / "model.pt")
     inferer = SliceInferer(roi_size=(64, 64), spatial_dim=2, sw_batch_size=8, overlap=0.5, mode="gaussian")
     with torch.no_grad():
-        made = np.asarray(inferer(torch.from_numpy(t1)[None, None], network)[0, 0])
+        made = np.asarray(inferer(translate.seen(t1[None], brain[None])[None], network)[0, 0])
     other, other_brain = prepared(
         *(
             str(given.data_root / "ms_whole_head" / "patient12_scan1" / name)

@@ -19,6 +19,7 @@ from medanomaly.errors import ConfigError, TrainingError, check_count
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
 from medanomaly.networks.stages import Stage
+from medanomaly.networks.strength import Strength, amount_of
 from medanomaly.networks.windows import as_patches, as_series, cut_windows, join_windows, window_starts
 
 
@@ -47,6 +48,8 @@ class LSTMMADGAN(Detector):
         latent_dim: length of the code of a step (paper: 15).
         features: hidden units of each LSTM (paper: 100).
         weight: of the discriminator in the score, from 0 to 1; the authors' code has 0.8, too, of parts as they come.
+        relative: divide residuals by the patch's mean absolute intensity (ours). Keep it off where brightness is a
+            sign, as on MRI; turn it on where normal images differ in how much they show, as clothes do.
         learning_rate: of Adam, with betas (0.5, 0.999).
     """
 
@@ -60,6 +63,7 @@ class LSTMMADGAN(Detector):
         latent_dim: int = 4,
         features: int = 100,
         weight: float = 0.8,
+        relative: bool = False,
         learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
@@ -76,6 +80,7 @@ class LSTMMADGAN(Detector):
         if not 0 <= weight <= 1:
             raise ConfigError(f"weight is {weight}, but it is a share: 0 (residual alone) to 1 (discriminator alone).")
         self.window, self.latent_dim, self.weight, self.learning_rate = window, latent_dim, weight, learning_rate
+        self.relative = relative
         self.starts = window_starts(patch_size, window, step)
         numbers = in_channels * patch_size ** (spatial_dims - 1)
         self.generator = StepByStep(latent_dim, features, numbers)
@@ -83,6 +88,7 @@ class LSTMMADGAN(Detector):
         self.encoder = StepByStep(numbers, features, latent_dim, both_ways=True)
         self.unit = UnitRMS()
         self.means = nn.Buffer(torch.ones(2))  # of residual and doubt, over training patches
+        self.strength = Strength()
 
     def stages(self) -> Iterator[Stage]:
         networks = {"generator": [self.generator], "discriminator": [self.discriminator]}
@@ -126,11 +132,17 @@ class LSTMMADGAN(Detector):
         Raises:
             TrainingError: if one of them is 0 or not finite, so that nothing can be divided by it.
         """
-        sums, n = self.means.new_zeros(2, dtype=torch.float64), 0
+        residuals, doubts, amounts = [], [], []
         for batch in batches:
-            sums += len(batch) * torch.stack([part.double().mean() for part in self.parts(batch)])
-            n += len(batch)
-        self.means.copy_(sums / n)
+            residual, doubt = (part.double().flatten(1).mean(dim=1) for part in self.parts(batch))
+            residuals.append(residual)
+            doubts.append(doubt)
+            amounts.append(amount_of(batch))
+        residual, amount = torch.cat(residuals), torch.cat(amounts)
+        if self.relative:
+            self.strength.fit(amount)
+            residual = residual / torch.maximum(amount, self.strength.least)
+        self.means.copy_(torch.stack([residual.mean(), torch.cat(doubts).mean()]))
         if not torch.isfinite(self.means).all() or (self.means == 0).any():
             residual, doubt = self.means.tolist()
             raise TrainingError(
@@ -167,6 +179,8 @@ class LSTMMADGAN(Detector):
     def score(self, patches: Tensor) -> Tensor:
         with torch.no_grad():  # with gradients, torch takes another LSTM, whose sums differ a little
             residual, doubt = self.parts(patches)
+        if self.relative:
+            residual = self.strength.divide(residual, patches)
         return (1 - self.weight) * residual / self.means[0] + self.weight * doubt / self.means[1]
 
 

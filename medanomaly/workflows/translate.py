@@ -210,7 +210,7 @@ def _run(
     for case in cases_from_files(named, 1, mask):
         data = dict(prepare(case))
         with torch.no_grad():
-            found = inferer(data["image"].as_tensor()[None].to(_device(device)), predict)[0].cpu()
+            found = inferer(seen(data["image"], data["region"])[None].to(_device(device)), predict)[0].cpu()
         values = found[int(kind == "source") :].argmax(dim=0, keepdim=True).float() if labels else found[:1]
         data["pred"] = torch.where(data["region"].as_tensor() > 0, values, torch.nan)
         for step in (
@@ -279,10 +279,20 @@ def _prepared(case: Mapping[str, Any], known: Mapping[str, Any], section: str) -
 
     kind = "target" if section == "target" else "source"
     data = _chain(known, kind)({key: value for key, value in case.items() if key != "label"})
-    image = data["image"].as_tensor()
+    image = seen(data["image"], data["region"])
     labels = None if kind == "target" or case.get("label") is None else _labels(case, data["image"])
     stacked = image if labels is None else torch.cat([image, torch.from_numpy(labels)[None]])
     return {"case": case["case"], "image": stacked, "region": data["region"].as_tensor()}
+
+
+def seen(image: Any, region: Any) -> torch.Tensor:
+    """What the networks see of a prepared image (1, H, W, D): -1 outside the region.
+
+    As prepared it is 0 there, which is also what fluid has on T1: what is bright in the target beside what is none.
+    """
+    import torch
+
+    return torch.where(torch.as_tensor(region) > 0, torch.as_tensor(image), -1.0)
 
 
 def _labels(case: Mapping[str, Any], image: Any) -> NDArray[np.float32]:

@@ -42,6 +42,12 @@ def test_a_score_is_the_residual_and_what_the_discriminator_doubts_both_against_
     torch.testing.assert_close(detector(patches), 0.7 * residual / means[0] + 0.3 * doubt / means[1])
     torch.testing.assert_close(detector(normal).mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
 
+    detector.relative = True
+    detector.fit_statistics(normal.split(16))
+    amounts = [x.mean(dim=(1, 2, 3), keepdim=True) for x in (patches, normal)]  # none is below 0
+    mean = (parts(normal)[0] / amounts[1]).mean()
+    torch.testing.assert_close(detector(patches), 0.7 * residual / amounts[0] / mean + 0.3 * doubt / means[1])
+
 
 def test_of_networks_that_are_broken_nothing_is_fitted():
     detector = made()
