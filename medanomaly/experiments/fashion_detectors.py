@@ -62,7 +62,10 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
         "randgan",
         {**GAN, "max_epochs": 6, "batch_size": 32, "features": 8, "learning_rate": 5e-4, "critic_rate": 5e-4},
     ),
-    "lstm-mad-gan": ("lstm_mad_gan", {"max_epochs": 15, "patience": 15, "batch_size": 64, "weight": 1.0}),
+    "lstm-mad-gan": (
+        "lstm_mad_gan",
+        {"relative": True, "max_epochs": 15, "patience": 15, "batch_size": 64, "weight": 0.1},
+    ),
     "so-gaal": ("so_gaal", {"stop_epochs": 20, "max_epochs": 40, "batch_size": 500}),
     "mo-gaal": ("mo_gaal", {"stop_epochs": 30, "max_epochs": 60, "batch_size": 550}),
 }
