@@ -21,6 +21,16 @@ from medanomaly.workflows.costs import mean_costs
 
 ROC_POINTS = 50  # of each class in a result file
 SHOWN = 3  # images of a class in the picture of a run
+MOST_CURVES = 10  # detectors in a panel of ROC curves; of more, those that the paper has, and what goes with them
+OF_THE_PAPER = (
+    "intensity",
+    "pca",
+    "one-class-svm",
+    "one-class-svm-nu0.1",
+    "ganomaly-a",
+    "ganomaly-k",
+    "progressive-ganomaly",
+)
 
 Scores = NDArray[np.float64]
 
@@ -123,10 +133,13 @@ def _by_detector(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
 
 def pictures(results: Sequence[Result], output: Path) -> None:
     """``roc.png``: a panel for each class of anomalies, as figure 6 of the paper, a curve for each seed."""
+    shown = _by_detector(results)
+    if len(shown) > MOST_CURVES:
+        shown = {detector: shown[detector] for detector in OF_THE_PAPER if detector in shown}
     panels = {
         f"boots and {anomaly}{'es' if anomaly.endswith('s') else 's'}": {
             f"{detector}: {np.mean([m[anomaly]['auroc'] for m in metrics]):.3f}": [m[anomaly]["roc"] for m in metrics]
-            for detector, metrics in _by_detector(results).items()
+            for detector, metrics in shown.items()
         }
         for anomaly in ANOMALIES
     }
