@@ -87,13 +87,7 @@ def main() -> None:
     place = given.data_root / "open_ms" / "patient26"
     t1, brain = prepared(str(place / "T1.nii.gz"), region)
     t2, _ = prepared(str(place / "T2.nii.gz"), region)
-    from monai.inferers import SliceInferer
-
-    from medanomaly.training import load_detector
-
-    known = json.loads((model / "settings.json").read_text())
-    network = load_detector(translate._network(known), model / "models" / "model.pt")
-    inferer = SliceInferer(roi_size=(64, 64), spatial_dim=2, sw_batch_size=8, overlap=0.5, mode="gaussian")
+    _, network, inferer = translate.open_model(model, "cpu")
     with torch.no_grad():
         made = np.asarray(inferer(translate.seen(t1[None], brain[None])[None], network)[0, 0])
     other, other_brain = prepared(

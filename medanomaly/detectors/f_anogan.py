@@ -18,6 +18,7 @@ from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.adversaries import GAN
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import critic_loss_wgan_gp
+from medanomaly.networks.optimizers import rmsprop
 from medanomaly.networks.residual_gan import init_residual, residual_generator, residual_head, residual_trunk
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.strength import Strength, amount_of
@@ -37,7 +38,7 @@ class FAnoGAN(Detector):
         latent_dim: length of the codes (paper: 128).
         features: channels of the first convolution; 16 in 2-D and 8 in 3-D if not given (paper: 64).
         learning_rate: of the GAN's two Adam optimisers, with betas (0, 0.9).
-        encoder_learning_rate: of the encoder's Adam, with betas (0, 0.99) (paper: RMSprop, 5e-5, over 50,000 steps).
+        encoder_learning_rate: of the encoder's corrected RMSprop (paper: 5e-5, over 50,000 steps).
         critic_steps: of the critic for each of the generator.
         feature_weight: kappa, of the features beside the voxels.
         code: "tanh" or "linear", how the encoder ends.
@@ -107,10 +108,7 @@ class FAnoGAN(Detector):
             init_residual,
         )
         yield Stage("GAN", optimizers, keep="last", gan=gan, still_to_come=1)
-        # The paper's RMSprop takes first steps ten times as long, after which a tanh may be saturated for good. This is
-        # RMSprop with its averages corrected for that.
-        encoder = torch.optim.Adam(self.encoder.parameters(), lr=self.encoder_learning_rate, betas=(0.0, 0.99))
-        yield Stage("encoder", {"encoder": encoder})
+        yield Stage("encoder", {"encoder": rmsprop(self.encoder.parameters(), self.encoder_learning_rate)})
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         return self._encoder_step(batch, stage) if "encoder" in stage.optimizers else self._gan_step(batch, stage)

@@ -141,7 +141,7 @@ class LSTMMADGAN(Detector):
         residual, amount = torch.cat(residuals), torch.cat(amounts)
         if self.relative:
             self.strength.fit(amount)
-            residual = residual / torch.maximum(amount, self.strength.least)
+            residual = residual / self.strength.of_amounts(amount)
         self.means.copy_(torch.stack([residual.mean(), torch.cat(doubts).mean()]))
         if not torch.isfinite(self.means).all() or (self.means == 0).any():
             residual, doubt = self.means.tolist()

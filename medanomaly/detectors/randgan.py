@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.dcgan import dcgan_widths, init_dcgan, init_he
+from medanomaly.networks.optimizers import rmsprop
 from medanomaly.networks.search import in_blocks, search_codes
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.strength import Strength, amount_of
@@ -38,7 +39,7 @@ class RandGAN(Detector):
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64, in 2-D.
         latent_dim: length of the codes, which lie between 0 and 1.
         features: the first width of the branch that sees the image, a multiple of 8 (paper: 32, for 128 voxels).
-        learning_rate: of the generator's Adam, with betas (0, 0.99) (paper: RMSprop, 2e-5, over 500 epochs).
+        learning_rate: of the generator's corrected RMSprop (paper: 2e-5, over 500 epochs).
         critic_rate: of the discriminator's (paper: 4e-5).
         feature_weight: of the discriminator's features in the loss of the search; the voxels have the rest of 1.
         search_steps: most steps of a search (paper: 800), of ``step_size`` (Adam).
@@ -119,15 +120,10 @@ class RandGAN(Detector):
     def stages(self) -> Iterator[Stage]:
         critic = [*self.trunk.parameters(), *self.critic_head.parameters()]
         optimizers = {
-            "generator": self._rmsprop(list(self.generator.parameters()), self.learning_rate),
-            "critic": self._rmsprop(critic, self.critic_rate),
+            "generator": rmsprop(self.generator.parameters(), self.learning_rate),
+            "critic": rmsprop(critic, self.critic_rate),
         }
         yield Stage("RandGAN", optimizers, keep="last")
-
-    @staticmethod
-    def _rmsprop(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        """Corrected for its first steps, which are ten times as long: the critic's sigmoid may saturate for good."""
-        return torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99))
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         real = 2 * batch - 1

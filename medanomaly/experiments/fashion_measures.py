@@ -21,7 +21,7 @@ from medanomaly.workflows.costs import mean_costs
 
 ROC_POINTS = 50  # of each class in a result file
 SHOWN = 3  # images of a class in the picture of a run
-MOST_CURVES = 10  # detectors in a panel of ROC curves; of more, those that the paper has, and what goes with them
+MOST_CURVES = 10  # detectors in a panel of ROC curves; of more, first those of the page on the paper
 OF_THE_PAPER = (
     "intensity",
     "pca",
@@ -135,7 +135,8 @@ def pictures(results: Sequence[Result], output: Path) -> None:
     """``roc.png``: a panel for each class of anomalies, as figure 6 of the paper, a curve for each seed."""
     shown = _by_detector(results)
     if len(shown) > MOST_CURVES:
-        shown = {detector: shown[detector] for detector in OF_THE_PAPER if detector in shown}
+        first = sorted(shown, key=lambda detector: detector not in OF_THE_PAPER)[:MOST_CURVES]
+        shown = {detector: metrics for detector, metrics in shown.items() if detector in first}
     panels = {
         f"boots and {anomaly}{'es' if anomaly.endswith('s') else 's'}": {
             f"{detector}: {np.mean([m[anomaly]['auroc'] for m in metrics]):.3f}": [m[anomaly]["roc"] for m in metrics]

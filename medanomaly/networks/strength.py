@@ -27,6 +27,10 @@ class Strength(nn.Module):
         """Scores (B, 1) or (B, 1, H, W[, D]) relative to the strength of their patches."""
         return scores / self.forward(patches).view([-1] + [1] * (scores.dim() - 1))
 
+    def of_amounts(self, amounts: Tensor) -> Tensor:
+        """The same of patches of which the mean absolute intensities (B,) are known."""
+        return torch.maximum(amounts, self.least)
+
     def forward(self, patches: Tensor) -> Tensor:
         """(B, C, H, W[, D]) to (B,)."""
-        return torch.maximum(amount_of(patches), self.least)
+        return self.of_amounts(amount_of(patches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -26,6 +27,11 @@ RegionFinder = Callable[[MetaTensor], Any]
 EXTRACTORS = ("deepbet", "hd-bet", "synthstrip")  # by name; they find the brain in a whole head
 FINDERS = ("auto", "given", "nonzero", "all", *EXTRACTORS)  # what may be asked for by name
 EXTRACTED = "brain-extracted already"  # where the mask of a case came from, if it is its own background
+
+
+def mask_file(region: str | Path | None) -> str | Path | None:
+    """What a user calls the region, if that is a mask file, and neither a way to find it nor nothing."""
+    return None if region is None or region in FINDERS or "{mask}" in str(region) else region
 
 
 class RegionMaskd(MapTransform):

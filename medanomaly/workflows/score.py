@@ -60,7 +60,7 @@ def score(
     """
     import pandas as pd
 
-    from medanomaly.preprocessing.region_mask import FINDERS
+    from medanomaly.preprocessing.region_mask import mask_file
 
     scans = [scans] if isinstance(scans, str | Path) else list(scans or [])
     if bool(scans) == bool(datalist):
@@ -74,7 +74,7 @@ def score(
         settings["report"] = False
     if register:
         settings["register"] = register_setting(model)
-    mask = None if region is None or region in FINDERS or "{mask}" in str(region) else region
+    mask = mask_file(region)
     if region is not None:
         settings["region"] = region if mask is None else "given"
     if datalist is not None:

@@ -172,6 +172,24 @@ def segment(
     return _run(scans, model, output, region, device, kind, labels=True)
 
 
+def open_model(model: str | Path, device: str | None = None) -> tuple[dict[str, Any], Any, Any]:
+    """The settings of a model that :func:`train` wrote, its network, and the inferer that takes volumes through it.
+
+    Raises:
+        InputError: if ``model`` is no such folder.
+    """
+    from monai.inferers import SliceInferer, SlidingWindowInferer
+
+    from medanomaly.training import load_detector
+
+    known = _read_settings(Path(model))
+    network = load_detector(_network(known), Path(model) / "models" / "model.pt").to(_device(device))
+    size = int(known["patch_size"])
+    if known["spatial_dims"] == 2:
+        return known, network, SliceInferer(2, (size, size), sw_batch_size=8, overlap=0.5, mode="gaussian")
+    return known, network, SlidingWindowInferer((size,) * 3, sw_batch_size=2, overlap=0.5, mode="gaussian")
+
+
 def _run(
     scans: str | Path | Sequence[str | Path],
     model: str | Path,
@@ -182,28 +200,19 @@ def _run(
     labels: bool,
 ) -> list[Path]:
     import torch
-    from monai.inferers import SliceInferer, SlidingWindowInferer
     from monai.transforms import Invertd
 
     from medanomaly.data.writing import save_on_grid
     from medanomaly.preprocessing.inverse import FillOutsided, MaskOutsided
-    from medanomaly.preprocessing.region_mask import FINDERS
-    from medanomaly.training import load_detector
+    from medanomaly.preprocessing.region_mask import mask_file
 
     require_folder(output)
-    known = _read_settings(Path(model))
-    network: Any = load_detector(_network(known), Path(model) / "models" / "model.pt").to(_device(device))
+    known, network, inferer = open_model(model, device)
     if labels and not known["classes"]:
         raise ConfigError(f"{model} was trained without labels, so it has no segmenter: give each case a 'label'.")
-    mask = None if region is None or region in FINDERS or "{mask}" in str(region) else Path(region)
+    mask = mask_file(region)
     way = None if region is None else "given" if mask is not None else str(region)
     prepare = _chain(known, kind, way)
-    size = int(known["patch_size"])
-    inferer: Any = (
-        SliceInferer(roi_size=(size, size), spatial_dim=2, sw_batch_size=8, overlap=0.5, mode="gaussian")
-        if known["spatial_dims"] == 2
-        else SlidingWindowInferer((size,) * 3, sw_batch_size=2, overlap=0.5, mode="gaussian")
-    )
     predict = network.segment if kind == "target" else network
     named = [scans] if isinstance(scans, str | Path) else list(scans)
     written = []
