@@ -74,7 +74,7 @@ def test_classes_of_nothing_but_background_are_refused() -> None:
 def test_a_short_training_moves_the_translation_towards_the_target() -> None:
     figures = [measured(trained(0, steps=steps), 0) for steps in (0, 40)]
     assert figures[1]["Dice of S on translated CT"] > figures[0]["Dice of S on translated CT"] + 0.2
-    assert figures[1]["edge F1"] > figures[0]["edge F1"]
+    assert figures[1]["Dice by nearest intensity"] > figures[0]["Dice by nearest intensity"] + 0.05
 
 
 @pytest.mark.slow  # two trainings of three minutes

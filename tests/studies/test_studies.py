@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
-NEEDS = {"same_scores": "old new", "coevolution": "--seeds", "core_set": "--features"}  # the others need data
+# the others need data
+NEEDS = {"same_scores": "old new", "coevolution": "--seeds", "core_set": "--features", "translation": "--seeds"}
 SCRIPTS = sorted(path.stem for path in STUDIES.glob("*.py") if path.stem != "__init__")
 
 
