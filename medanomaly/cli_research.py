@@ -24,12 +24,13 @@ def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter, augmentation.",
+            help="cohort, for one of your own; fashion-mnist, toy-lesions, white-matter-paper, white-matter, tumours, "
+            "augmentation.",
             autocompletion=completed_from(benchmarks),
         ),
     ],
     datalist: Annotated[
-        Path | None, typer.Option(help="Of cohort, and of white-matter: JSON with 'training' and 'test'.")
+        Path | None, typer.Option(help="Of cohort, white-matter(-paper), tumours: JSON with 'training' and 'test'.")
     ] = None,
     manifest: Annotated[
         str | None,
@@ -97,7 +98,9 @@ def benchmark(
             reduced=reduced,
         )
     else:
-        run_benchmark(find_experiment(name, datalist), names, numbers, data_root, output, reduced, settings_of(setting))
+        run_benchmark(
+            find_experiment(name, datalist, data_root), names, numbers, data_root, output, reduced, settings_of(setting)
+        )
     named = Path(manifest).stem if manifest else name
     folder = output / (f"{named}-reduced" if reduced else named)
     words = "leaderboard.md, leaderboard.csv, pictures, and results/ with a file for each run"

@@ -2,7 +2,7 @@
 
     python -m studies.choose_members --data-root /data/open_ms --epochs 8
 
-Trains every candidate on the lesion-free tissue of the training patient of the white-matter experiment, puts made
+Trains every candidate on the lesion-free tissue of the training patient of the experiment white-matter-paper, puts made
 lesions (``medanomaly.data.lesion_factory``) into that patient, away from the real ones, and prints AUROC, average
 precision and best Dice of every candidate and of every fusion of two or three, with both signs and for bright lesions
 alone. The test patient is not read.
@@ -23,7 +23,7 @@ from medanomaly.data.lesion_factory import LesionFactory, shapes_from_masks
 from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments.voxel_detectors import TRAINED
-from medanomaly.experiments.white_matter import SPACING, white_matter
+from medanomaly.experiments.white_matter_paper import SPACING, white_matter_paper
 from medanomaly.patches.layout import plain
 from medanomaly.workflows.scorers import Scorer, train_scorer
 
@@ -44,7 +44,7 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, default=Path("runs/choose_members"), help="for the training")
     given = arguments.parse_args()
 
-    experiment = white_matter()
+    experiment = white_matter_paper()
     (run, *_) = experiment.runs(["fusion"], [0], False)
     cohort = experiment.cohort(run, given.data_root, given.folder)
     settings = {**run.settings, **TRAINED["fusion"][1], "members": CANDIDATES, "max_epochs": given.epochs}

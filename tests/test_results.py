@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "results").glob("**/results/*.json"))
 LIMIT = 2_500_000  # bytes of the whole folder, of 25 detectors
 LEADERBOARDS = sorted((ROOT / "results").glob("**/leaderboard.md"))
-WHITE_MATTER = [path.parent for path in LEADERBOARDS if path.parent.name == "white-matter"]
+WHITE_MATTER = [path.parent for path in LEADERBOARDS if path.parent.name == "white-matter-paper"]
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -61,10 +61,10 @@ def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "marker", "leaderboard"),
     [
-        ("docs/lesions.md", "white-matter", "white-matter"),
-        ("docs/lesions.md", "swapped", "swapped/white-matter"),
+        ("docs/lesions.md", "white-matter", "white-matter-paper"),
+        ("docs/lesions.md", "swapped", "swapped/white-matter-paper"),
         ("docs/lesions.md", "toy", "toy-lesions"),
-        ("docs/reproduction.md", "white-matter", "white-matter"),
+        ("docs/reproduction.md", "white-matter", "white-matter-paper"),
         ("docs/reproduction.md", "fashion-mnist", "fashion-mnist"),
         ("docs/side_by_side.md", "side by side", "fashion-mnist"),
     ],
@@ -93,7 +93,7 @@ def test_figures_in_the_readmes_of_bundles_are_those_of_the_leaderboard() -> Non
 
 
 def test_the_readmes_benchmark_is_that_of_the_results() -> None:
-    folder = ROOT / "results" / "white-matter" / "results"
+    folder = ROOT / "results" / "white-matter-paper" / "results"
     files = {
         "brightness": "intensity_flair",
         "brightness, smoothed": "intensity-smoothed_flair",

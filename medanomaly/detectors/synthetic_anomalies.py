@@ -8,8 +8,8 @@ Marimont and Tarroni 2023, arXiv 2308.01412); the blobs and fillings are ours. N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import log
+from collections.abc import Iterator, Sequence
+from math import log, log2, sqrt
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
 
 NORMAL, BRIGHT, DARK = range(3)
-SHARES = (0.8, 0.5, 0.5)  # of patches that get a first, a second and a third blob
 LEAST_CHANGE = 0.01  # mean over a blob, of the normalised intensity: what changes it less counts as normal
 
 
@@ -38,6 +37,9 @@ class SyntheticAnomalies(Detector):
         contrast: least and most shift of the intensity, on the normalised scale; drawn on a logarithmic scale.
         levels: least and most intensity of what is filled flat.
         texture: most standard deviation of the texture of a filling, about.
+        shares: of the patches that get a first, a second, ... anomaly; each has a filling of its own.
+        several: most blobs of an anomaly, as lesions of a person look alike; how many is drawn. But for the first they
+            are small: at most the geometric mean of ``radius``. A whole slice needs more of them than a small patch.
         voxels_of_scan: side of a voxel of the scan, in voxels of the patch, where scans were resampled to a finer grid:
             anomalies are blurred as much, or the network would find what is sharper than any scan.
         fineness: if given, the network also sees the differences of voxels to the means of 3 and of 9 voxels a side
@@ -47,7 +49,8 @@ class SyntheticAnomalies(Detector):
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
 
     Raises:
-        ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller.
+        ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller, a
+            share is none, or ``several`` is below 1.
     """
 
     signed = True
@@ -62,6 +65,8 @@ class SyntheticAnomalies(Detector):
         contrast: tuple[float, float] = (0.08, 1.2),
         levels: tuple[float, float] = (-0.4, 1.8),
         texture: float = 0.15,
+        shares: Sequence[float] = (0.8, 0.5, 0.5),
+        several: int = 1,
         voxels_of_scan: int = 1,
         fineness: float | None = None,
         jitter: float = 0.1,
@@ -73,6 +78,11 @@ class SyntheticAnomalies(Detector):
         for name, bounds in {"radius": radius, "contrast": contrast}.items():
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
+        if not shares or not all(0 <= share <= 1 for share in shares):
+            raise ConfigError(f"shares is {list(shares)}: give at least one, each from 0 to 1.")
+        if several < 1:
+            raise ConfigError(f"several is {several}: an anomaly has at least 1 blob.")
+        self.shares, self.several = tuple(shares), several
         self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
         self.texture, self.jitter, self.gamma = texture, jitter, gamma
         self.learning_rate = learning_rate
@@ -115,11 +125,11 @@ class SyntheticAnomalies(Detector):
 
     @torch.no_grad()
     def with_anomalies(self, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Normal patches (B, C, H, W[, D]) with up to three blobs each, and the class of each voxel (B, H, W[, D])."""
+        """Normal patches (B, C, H, W[, D]) with anomalies, and the class of each voxel (B, H, W[, D])."""
         inside = foreground(normal)
         patches, anomalous = normal, torch.zeros_like(inside)
         over = tuple(range(1, normal.ndim))
-        for share in SHARES:
+        for share in self.shares:
             blob = self._blob(normal, share) * inside
             patches = patches + self._as_scanned(blob * (self._filling(patches, blob) - patches)) * inside
             core, change = blob >= 0.5, patches - normal
@@ -136,21 +146,40 @@ class SyntheticAnomalies(Detector):
         return F.interpolate(pool(change, self.voxels_of_scan), size=change.shape[2:], mode=mode, align_corners=False)
 
     def _blob(self, patches: Tensor, share: float) -> Tensor:
-        """A lumpy ellipsoid with a soft border in this share of the patches: (B, 1, H, W[, D]), 0 to 1."""
+        """Lumpy ellipsoids with a soft border in this share of the patches: (B, 1, H, W[, D]), 0 to 1."""
         n, dims, device = patches.shape[0], self.spatial_dims, patches.device
         one = (n, *[1] * (dims + 1))
-        radius = _log_uniform(one, self.radius, device)
+        radius, distance = self._ellipsoid(patches, self.radius)
+        most_cells = max(int(log2(self.patch_size)) - 1, 5)  # down to four voxels a lump, in large patches
+        lumps = smooth_noise(patches[:, :1], 2 ** int(torch.randint(2, most_cells, ())))
+        edge = torch.rand(one, device=device) * 1.5 + 0.3  # voxels over which the border fades
+        roughness = 0.5 * torch.rand(one, device=device)
+        chosen = torch.rand(one, device=device) < share
+        blob = torch.sigmoid(2 * (1 - (distance / radius + roughness * lumps)) * radius / edge)
+        if self.several > 1:
+            number = torch.randint(1, self.several + 1, one, device=device)
+            small = (self.radius[0], sqrt(self.radius[0] * self.radius[1]))
+            for further in range(1, self.several):
+                radius, distance = self._ellipsoid(patches, small)
+                other = torch.sigmoid(2 * (1 - (distance / radius + roughness * lumps)) * radius / edge)
+                blob = torch.maximum(blob, other * (number > further))
+        return blob * chosen
+
+    def _ellipsoid(self, patches: Tensor, bounds: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """A mean radius (B, 1, 1, 1[, 1]), and the distance of each voxel (B, 1, H, W[, D]) to a place at random.
+
+        In voxels, the distance along axes that are turned and stretched at random.
+        """
+        n, dims, device = patches.shape[0], self.spatial_dims, patches.device
+        radius = _log_uniform((n, *[1] * (dims + 1)), bounds, device)
         turn = torch.linalg.qr(torch.randn(n, dims, dims, device=device)).Q
         axes = torch.exp((torch.rand(n, dims, 1, device=device) - 0.5) * 1.4)  # relative lengths of the half axes
         line = torch.arange(self.patch_size, device=device) + 0.5
         grid = torch.stack(torch.meshgrid(*[line] * dims, indexing="ij")).flatten(1)
         centre = torch.rand(n, dims, 1, device=device) * self.patch_size
-        distance = (turn @ (grid - centre) / axes).norm(dim=1).view(n, 1, *patches.shape[2:])
-        lumps = smooth_noise(patches[:, :1], 2 ** int(torch.randint(2, 5, ())))
-        edge = torch.rand(one, device=device) * 1.5 + 0.3  # voxels over which the border fades
-        lumpy = distance / radius + 0.5 * torch.rand(one, device=device) * lumps
-        chosen = torch.rand(one, device=device) < share
-        return torch.sigmoid(2 * (1 - lumpy) * radius / edge) * chosen
+        along = turn @ (grid - centre) / axes
+        distance = sum(part.square() for part in along.unbind(1)).sqrt()  # ``norm`` takes ten times as long
+        return radius, distance.view(n, 1, *patches.shape[2:])
 
     def _filling(self, normal: Tensor, blob: Tensor) -> Tensor:
         """What the blobs of each patch are filled with, in one of four ways: (B, C, H, W[, D])."""

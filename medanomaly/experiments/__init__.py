@@ -11,23 +11,30 @@ from medanomaly.errors import InputError
 if TYPE_CHECKING:
     from medanomaly.workflows.benchmark import Experiment
 
-EXPERIMENTS = ("fashion-mnist", "toy-lesions", "white-matter", "augmentation")
+EXPERIMENTS = ("fashion-mnist", "toy-lesions", "white-matter-paper", "white-matter", "tumours", "augmentation")
+WITH_DATALIST = ("white-matter-paper", "white-matter", "tumours")
 
 
-def find_experiment(name: str, datalist: str | Path | None = None) -> Experiment:
+def find_experiment(name: str, datalist: str | Path | None = None, data_root: str | Path | None = None) -> Experiment:
     """The experiment of that name.
 
     Args:
         name: one of ``EXPERIMENTS``.
-        datalist: a cohort in the form of the paper, for the experiments that take one: white-matter.
+        datalist: a cohort of one's own, for the experiments that take one: ``WITH_DATALIST``.
+        data_root: folder of the data, for experiments that find out there who takes part.
 
     Raises:
-        InputError: if there is none of that name, or it takes no datalist.
+        InputError: if there is none of that name, or it takes no datalist, or there is nobody to take part.
     """
     if name not in EXPERIMENTS:
         raise InputError(f"there is no benchmark {name!r}; there are cohort, {', '.join(EXPERIMENTS)}.")
-    module = import_module(f"medanomaly.experiments.{name.replace('-', '_')}")
-    if datalist is not None and name != "white-matter":
+    if datalist is not None and name not in WITH_DATALIST:
         raise InputError(f"the benchmark {name} has data of its own: leave out --datalist, or run cohort.")
-    experiment: Experiment = module.white_matter(datalist) if name == "white-matter" else module.EXPERIMENT
+    experiment: Experiment
+    if name in ("white-matter", "tumours"):
+        experiment = import_module("medanomaly.experiments.unseen_people").unseen_people(name, datalist, data_root)
+    elif name == "white-matter-paper":
+        experiment = import_module("medanomaly.experiments.white_matter_paper").white_matter_paper(datalist)
+    else:
+        experiment = import_module(f"medanomaly.experiments.{name.replace('-', '_')}").EXPERIMENT
     return experiment

@@ -130,6 +130,16 @@ class PatchScoreInferer(Inferer):
 
         ``regions``, each (1, H, W, D): the region of interest and, if there is one, the region to exclude.
         """
+        if not self.spec.crop:
+            return self._score_planes(volume, regions, predictor, device)
+        box, heatmap = _box(regions[0]), torch.full(volume.shape[1:], torch.nan)
+        volume, *regions = (v[:, box[0], box[1], box[2]] for v in (volume, *regions))
+        heatmap[box] = self._score_planes(volume, regions, predictor, device)
+        return heatmap
+
+    def _score_planes(
+        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Tensor:
         heatmap = torch.full(volume.shape[1:], torch.nan)
         planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.spec.cuts) > 1 else None
         for plane in self.spec.cuts:
@@ -240,6 +250,15 @@ class PatchScoreInferer(Inferer):
         step = full if self.compile else max(full // 4, 1)
         missing = -len(batch) % step
         return torch.cat([batch, batch[:1].expand(missing)]) if missing else batch
+
+
+def _box(region: Tensor) -> tuple[slice, slice, slice]:
+    """The smallest box (of H, W, D) that holds a region (1, H, W, D); of an empty one, the whole."""
+    found = torch.nonzero(region[0] > 0)
+    if len(found) == 0:
+        return (slice(None), slice(None), slice(None))
+    low, high = found.amin(0).tolist(), found.amax(0).tolist()
+    return tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))  # type: ignore[return-value]
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -29,6 +29,8 @@ class PatchSpec:
         slices: neighbouring slices that a 2-D patch carries as channels, an odd number; the middle one is scored. A
             network sees C * slices channels: all of the first slice, then all of the next, and so on (from low to high
             in RAS). Slices beyond the border of the volume are zeros.
+        crop: when a volume is scored, cut it to the box of its region first. For patches about as large as the region:
+            one then holds all of a slice, where two or four would be needed to cover the background, too.
 
     Raises:
         ConfigError: if a number or a plane cannot work.
@@ -44,6 +46,7 @@ class PatchSpec:
     planes: Sequence[str] = ("axial",)
     stride: int = 4
     slices: int = 1
+    crop: bool = False
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "stride", "slices"):

@@ -170,11 +170,11 @@ def cohort_experiment(
 
     preparation = _preparation(chain, settings or {})
     channel = {"channel": settings["intensity_channel"]} if settings and "intensity_channel" in settings else {}
-    healthy_or_tested = {section: _fingerprint(cases) for section, cases in sections.items() if section != "mixed"}
+    healthy_or_tested = {section: fingerprint(cases) for section, cases in sections.items() if section != "mixed"}
     options = {"cases": healthy_or_tested, "chain": chain}
     options["preparation"] = {key: value for key, value in preparation.items() if key != "cache_dir"}
     # of those that learn from it alone, so that others need not be run again where a cohort gets such a section
-    with_mixed = {**options, "mixed": _fingerprint(unlabelled(sections["mixed"]))}
+    with_mixed = {**options, "mixed": fingerprint(unlabelled(sections["mixed"]))}
 
     def runs(detectors: Sequence[str], seeds: Sequence[int], reduced: bool) -> list[Run]:
         short = {"max_epochs": 1} if reduced else {}
@@ -258,7 +258,7 @@ def _preparation(chain: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if key in asked or key not in off}
 
 
-def _fingerprint(cases: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(cases: Sequence[Mapping[str, Any]]) -> str:
     """What cases hold, whatever their files are called: changed scans, masks or labels change it."""
     digests = case_digests(cases, ("image", "region", "label"))
     numbers = {case["case"]: case["label"] for case in cases if is_image_label(case.get("label"))}

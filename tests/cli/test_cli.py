@@ -271,7 +271,7 @@ def test_benchmark_passes_its_lists_on_and_tells_what_there_is(
         ("fashion-mnist", None, [0, 1, 2], tmp_path, Path("results"), False, {}),
     ]
     for arguments, words in (
-        (["mnist"], "there are cohort, fashion-mnist, toy-lesions, white-matter, augmentation"),
+        (["mnist"], "there are cohort, fashion-mnist, toy-lesions, white-matter-paper, white-matter, tumours"),
         (["fashion-mnist", "--seeds", "a"], "write --seeds 0,1,2"),
         (["fashion-mnist", "--detectors", "gan"], "it has intensity, intensity-inverted, pca"),
         (["fashion-mnist", "--detectors", "pca"], "--data-root"),

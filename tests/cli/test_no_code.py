@@ -219,7 +219,7 @@ def test_a_brain_mask_that_each_case_names_can_be_asked_for(
 def test_the_patient_of_a_benchmark_is_a_folder_in_the_data_root(
     key: str, command: Callable[..., int], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["benchmark", "white-matter", "--detectors", "intensity", "--seeds", 0, "--data-root", here]
+    arguments = ["benchmark", "white-matter-paper", "--detectors", "intensity", "--seeds", 0, "--data-root", here]
     assert command(*arguments, "--output", "results", "--set", f"{key}=../../x") == 3
     error = capsys.readouterr().err
     assert key in error and "'../../x'" in error and "letters" in error

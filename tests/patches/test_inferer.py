@@ -234,3 +234,18 @@ def test_the_last_batch_is_filled_to_a_quarter_of_a_full_one(batch_size, sizes):
     heatmap = PatchScoreInferer(PatchSpec(8, stride=4), batch_size=batch_size)(volume, network)
     assert network.batches == sizes and sum(sizes) >= 45
     assert torch.allclose(heatmap, PatchScoreInferer(PatchSpec(8, stride=4), batch_size=1)(volume, network), **CLOSE)
+
+
+@pytest.mark.parametrize(("spatial_dims", "planes"), [(2, ["axial"]), (2, ["coronal", "sagittal"]), (3, ["axial"])])
+def test_cropped_it_is_the_box_of_the_region_that_is_scored(spatial_dims, planes):
+    volume, mask = made_volume((19, 13, 11)), torch.zeros(1, 1, 19, 13, 11)
+    mask[..., 3:12, 2:9, 4:9] = torch.rand(9, 7, 5) > 0.3
+    mask[..., 3, 2, 4] = mask[..., 11, 8, 8] = 1
+    network = Scorer("voxel", 6, spatial_dims)
+    expected = torch.full((1, 1, 19, 13, 11), torch.nan)
+    box = (..., slice(3, 12), slice(2, 9), slice(4, 9))
+    expected[box] = PatchScoreInferer(PatchSpec(6, spatial_dims, planes, 3))(volume[box], network, mask=mask[box])
+    heatmap = PatchScoreInferer(PatchSpec(6, spatial_dims, planes, 3, crop=True))(volume, network, mask=mask)
+    torch.testing.assert_close(heatmap, expected, equal_nan=True)
+    empty = PatchScoreInferer(PatchSpec(6, crop=True))(volume, network, mask=torch.zeros_like(mask))
+    assert empty.isnan().all()

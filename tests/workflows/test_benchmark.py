@@ -161,7 +161,7 @@ def test_the_command_below_the_table_is_that_of_its_runs(
     program, *arguments = shlex.split(command.split("`")[1])
     ran = CliRunner().invoke(cli.app, arguments)
     assert program == "medanomaly" and ran.exit_code == 0, ran.output
-    assert asked[0] == ("coins", Path("my list.json"))
+    assert asked[0] == ("coins", Path("my list.json"), Path("data"))
     assert asked[1] == (PLAIN, [0, 3], Path("data"), tmp_path / "a folder", True, changed)
 
 
@@ -217,7 +217,8 @@ def test_unknown_names_and_empty_lists(
 
 
 def test_experiments_are_found_by_name(tmp_path: Path) -> None:
-    assert [find_experiment(name).name for name in EXPERIMENTS] == list(EXPERIMENTS)
+    own = [name for name in EXPERIMENTS if name not in ("white-matter", "tumours")]  # those are made from their data
+    assert [find_experiment(name).name for name in own] == own
     with pytest.raises(InputError, match="no benchmark 'stamps'; there are cohort, fashion-mnist"):
         find_experiment("stamps")
     with pytest.raises(InputError, match="toy-lesions has data of its own"):

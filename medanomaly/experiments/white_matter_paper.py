@@ -25,7 +25,7 @@ from medanomaly.evaluation.cohort import require_labels
 from medanomaly.experiments.open_ms import by_slice, region_of_all_channels, two_patients
 from medanomaly.experiments.toy_lesions import PATCHES
 from medanomaly.experiments.voxel_detectors import CHOSEN, VOXEL_DETECTORS, voxel_runs
-from medanomaly.experiments.white_matter_results import CHANNELS, leaderboard, pictures
+from medanomaly.experiments.white_matter_paper_results import CHANNELS, leaderboard, pictures
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Run
 from medanomaly.workflows.cohort import measure_cohort
 from medanomaly.workflows.scorers import Cohort, Scorer
@@ -52,7 +52,7 @@ DETECTORS = (*BASELINES, *PATCH_DETECTORS, *VOXEL_DETECTORS)
 PATIENTS = {"training_patient": "patient07", "test_patient": "patient26"}
 
 
-def white_matter(datalist: str | Path | None = None) -> Experiment:
+def white_matter_paper(datalist: str | Path | None = None) -> Experiment:
     """The experiment on the cohort of ``datalist``, or on the two patients of the Open MS data.
 
     Raises:
@@ -61,7 +61,7 @@ def white_matter(datalist: str | Path | None = None) -> Experiment:
     order = [(run.detector, run.setting) for run in runs(DETECTORS, [0], reduced=False)]
     options = PATIENTS if datalist is None else {"datalist": scan_digest(datalist)}
     return Experiment(
-        "white-matter",
+        "white-matter-paper",
         DETECTORS,
         partial(runs, options=options),
         partial(cohort, datalist),
@@ -69,7 +69,7 @@ def white_matter(datalist: str | Path | None = None) -> Experiment:
         partial(leaderboard, order),
         origin,
         pictures,
-        arguments=() if datalist is None else ("white-matter", "--datalist", str(datalist)),
+        arguments=() if datalist is None else ("white-matter-paper", "--datalist", str(datalist)),
         shared=("training_patient", "test_patient", "datalist"),
     )
 

@@ -14,8 +14,8 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medanomaly.errors import InputError
-from medanomaly.experiments import voxel_detectors, white_matter
-from medanomaly.experiments.white_matter_results import leaderboard
+from medanomaly.experiments import voxel_detectors, white_matter_paper
+from medanomaly.experiments.white_matter_paper_results import leaderboard
 from medanomaly.patches import PatchSampler, PatchSpec
 from medanomaly.workflows.benchmark import run_benchmark
 from medanomaly.workflows.bundles import copy_bundle
@@ -24,7 +24,7 @@ from medanomaly.workflows.scorers import train_scorer
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "open_ms"
 SHAPE = (44, 48, 44)
 AFFINE = np.array([[-1.0, 0, 0, 22], [0, 1, 0, -24], [0, 0, 1, -22], [0, 0, 0, 1]])  # LAS, as the real ones
-EXPERIMENT = white_matter.white_matter()
+EXPERIMENT = white_matter_paper.white_matter_paper()
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def data_root(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     quick = {"max_epochs": 1, "batch_size": 16, "stride": 8, "patches_per_epoch": 32}
-    small = {name: (bundle, quick) for name, (bundle, _) in white_matter.PATCH_DETECTORS.items()}
+    small = {name: (bundle, quick) for name, (bundle, _) in white_matter_paper.PATCH_DETECTORS.items()}
     small["ganomaly-k"] = ("ganomaly", {**quick, "variant": "K", "network_def#features": 8})
     small["one-class-svm"] = ("one_class_svm", {"max_samples": 32, "batch_size": 16, "stride": 8})
-    monkeypatch.setattr(white_matter, "PATCH_DETECTORS", small)
+    monkeypatch.setattr(white_matter_paper, "PATCH_DETECTORS", small)
 
 
 def volumes(root, name):
@@ -64,13 +64,13 @@ def volumes(root, name):
 
 
 def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once(tmp_path):
-    planned = white_matter.runs(white_matter.DETECTORS, [3, 4], reduced=False)
+    planned = white_matter_paper.runs(white_matter_paper.DETECTORS, [3, 4], reduced=False)
     ids = [run.id for run in planned]
     plain = ("intensity", "intensity-smoothed", "intensity-equalised", "intensity-inverted")
     assert ids[:4] == [f"{name}_flair_seed3" for name in plain]
     assert ids[4:6] == ["tissue-outlier_flair+t1+t2_seed3", "tissue-outlier-bright_flair+t1+t2_seed3"]
     assert ids[6:10] == [f"one-class-svm_{s}-16px_seed{n}" for s in ("flair", "flair+t1") for n in (3, 4)]
-    voxel = [run for run in planned if run.detector in white_matter.VOXEL_DETECTORS]
+    voxel = [run for run in planned if run.detector in white_matter_paper.VOXEL_DETECTORS]
     assert len(ids) == len(set(ids)) == 6 + 4 + 3 * 8 + len(voxel)
     assert len(voxel) == 2 * (4 * 2 + 1 + 5), "signs of four, FPI has none, five ways of the fusion"
     assert len({run.model for run in voxel}) == 2 * 6, "each is trained once a seed"
@@ -79,14 +79,14 @@ def test_the_plan_has_each_detector_with_each_setting_and_the_baselines_once(tmp
         copied = copy_bundle(run.bundle, tmp_path / run.id, run.settings)  # every setting has a place in its bundle
         config = json.loads((copied / "configs" / "train.json").read_text())
         assert config["max_epochs"] == run.settings.get("max_epochs", 1)
-    reduced = white_matter.runs(white_matter.DETECTORS, [0], reduced=True)
+    reduced = white_matter_paper.runs(white_matter_paper.DETECTORS, [0], reduced=True)
     assert {run.settings.get("patch_size", 16) for run in reduced} == {16}
     assert {run.settings.get("max_epochs", 1) for run in reduced} == {1}
 
 
 @pytest.mark.parametrize("patch_size", [16, 32])
 def test_no_patch_holds_lesion(data_root, tmp_path, patch_size):
-    (run, *_) = white_matter.runs(["ganomaly-a"], [0], reduced=True)
+    (run, *_) = white_matter_paper.runs(["ganomaly-a"], [0], reduced=True)
     cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
     (prepared,) = [cohort.preprocessing()(dict(case)) for case in cohort.training]
     prepared["image"] = prepared["label"].clone()  # what is cut out says whether it is lesion
@@ -126,7 +126,7 @@ def test_the_whole_flow_with_tiny_trainings(data_root, small, tmp_path):
 
 @pytest.mark.parametrize("detector", ["intensity", "one-class-svm"])
 def test_every_row_has_its_threshold_from_the_same_normals(detector, data_root, small, tmp_path):
-    run = white_matter.runs([detector], [0], reduced=True)[0]
+    run = white_matter_paper.runs([detector], [0], reduced=True)[0]
     cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
     if run.bundle is None:
         return
@@ -169,7 +169,7 @@ def test_any_patients_can_be_trained_on_and_tested_on(data_root, tmp_path):
 
 
 def test_one_patient_cannot_be_learned_from_and_tested(data_root, small, tmp_path):
-    run = white_matter.runs(["ganomaly-k"], [0], reduced=True)[0]
+    run = white_matter_paper.runs(["ganomaly-k"], [0], reduced=True)[0]
     run = replace(run, options={**run.options, "test_patient": "patient07"})
     cohort = EXPERIMENT.cohort(run, data_root, tmp_path)
     with pytest.raises(InputError, match="are the same scan"):
@@ -181,7 +181,7 @@ def test_one_patient_cannot_be_learned_from_and_tested(data_root, small, tmp_pat
     [(None, "set --data-root"), ("nowhere", "nowhere does not exist"), (".", r"8 of 8 files .* patient07/FLAIR")],
 )
 def test_missing_scans_are_named(root, message, tmp_path):
-    run = white_matter.runs(["intensity"], [0], False)[0]
+    run = white_matter_paper.runs(["intensity"], [0], False)[0]
     with pytest.raises(InputError, match=message):
         EXPERIMENT.cohort(run, None if root is None else tmp_path / root, tmp_path)
 
@@ -194,18 +194,18 @@ def test_a_cohort_of_the_papers_form(data_root, tmp_path):
     }
     datalist = tmp_path / "list.json"
     datalist.write_text(json.dumps({"training": [entry["patient07"]], "test": [entry["patient26"]]}))
-    experiment = white_matter.white_matter(datalist)
+    experiment = white_matter_paper.white_matter_paper(datalist)
     folder = run_benchmark(experiment, ["intensity"], [0], data_root, tmp_path / "o")
-    assert f"white-matter --datalist {datalist} --detectors" in (folder / "leaderboard.md").read_text()
+    assert f"white-matter-paper --datalist {datalist} --detectors" in (folder / "leaderboard.md").read_text()
     (run,) = [run for run in experiment.runs(["ganomaly-k"], [0], True) if run.setting == "flair+t1-16px"]
     with pytest.raises(InputError, match="is to see 2 images, and patient07 has fewer"):
         experiment.cohort(run, data_root, tmp_path)
     del entry["patient26"]["label"]
     datalist.write_text(json.dumps({"training": [entry["patient07"]], "test": [entry["patient26"]]}))
     with pytest.raises(InputError, match="made with datalist="):
-        run_benchmark(white_matter.white_matter(datalist), ["intensity"], [0], data_root, tmp_path / "o")
+        run_benchmark(white_matter_paper.white_matter_paper(datalist), ["intensity"], [0], data_root, tmp_path / "o")
     with pytest.raises(InputError, match="patient26 have no 'label'"):
-        run_benchmark(white_matter.white_matter(datalist), ["intensity"], [0], data_root, tmp_path / "p")
+        run_benchmark(white_matter_paper.white_matter_paper(datalist), ["intensity"], [0], data_root, tmp_path / "p")
 
 
 def test_brightness_on_the_real_patient(tmp_path):
@@ -222,7 +222,7 @@ def test_a_fusion_is_trained_once_and_scored_every_way(data_root, tmp_path, monk
     tiny = {"patch_size": 32, "stride": 16, "batch_size": 4, "patches_per_epoch": 16, "max_epochs": 1}
     monkeypatch.setattr(voxel_detectors, "REDUCED", tiny)
     members = [{"detector": "denoising_autoencoder", "features": 8, "channels": [0, 2]}]
-    monkeypatch.setattr(white_matter, "FUSION", [*members, {"detector": "synthetic_anomalies", "features": 8}])
+    monkeypatch.setattr(white_matter_paper, "FUSION", [*members, {"detector": "synthetic_anomalies", "features": 8}])
     folder = run_benchmark(EXPERIMENT, ["intensity", "fusion"], [0], data_root, tmp_path, reduced=True)
     table = pd.read_csv(folder / "leaderboard.csv")
     ways = ["both", "bright+prior-post"]

@@ -1,0 +1,295 @@
+"""Lesions in people who were never seen: each person in turn is tested by what learned from all the others.
+
+``white-matter``: the patients with multiple sclerosis of the Open MS data (Lesjak et al. 2017), whose lesions three
+raters have drawn; beside them the same database's whole heads, whose lesions nobody has drawn and which are learned
+from as they are. ``tumours``: the gliomas of BraTS 2013 in the copy that DeepMedic ships, 2 mm; beside them the Open MS
+patients. A datalist of one's own can take their place: the people under ``test`` are tested in turn, those under
+``training`` are always learned from, those under ``validation`` never.
+
+What touches a drawn lesion is left out of training. The thresholds of every row, baselines included, come from the same
+people, who were not learned from: those under ``validation``, or else the person after the tested one. Nothing is tuned
+on the people who are tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from medanomaly.data import read_datalist
+from medanomaly.data.datalist import check_cases
+from medanomaly.data.file_patterns import find
+from medanomaly.errors import InputError
+from medanomaly.evaluation.cohort import require_labels
+from medanomaly.evaluation.cohort_voxels import label_on_scan
+from medanomaly.evaluation.lesion_metrics import lesion_metrics
+from medanomaly.experiments.open_ms import by_slice, region_of_all_channels
+from medanomaly.experiments.unseen_people_results import leaderboard
+from medanomaly.experiments.voxel_detectors import WAYS
+from medanomaly.report import roc_panels
+from medanomaly.workflows.benchmark import BASELINES, Experiment, Run
+from medanomaly.workflows.cohort import fingerprint, measure_cohort
+from medanomaly.workflows.scorers import Cohort, Scorer
+
+CHOSEN = (
+    "by made lesions in one person of the whole heads (patient12), whom the networks had not learned from, with one "
+    "seed; none by a person who is tested"
+)
+BASELINE_SPACING = (1.0, 1.0, 1.0)  # mm: brightness needs no large windows, and would only lose by larger voxels
+PLANES = ["axial", "coronal", "sagittal"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """People in a folder of ``--data-root``.
+
+    Args:
+        files: a pattern of their images, with ``{case}`` and ``{channel}``.
+        channels: that are read, in the order in which a detector sees them.
+        label, brain: patterns of their lesions and brain masks; none if nobody has drawn them.
+    """
+
+    files: str
+    channels: Sequence[str]
+    label: str | None = None
+    brain: str | None = None
+
+    def cases(self, root: Path) -> list[dict[str, Any]]:
+        """Those who have all channels and, if others have one, a label."""
+        found: dict[str, set[str]] = {}
+        for values in find(root, self.files).values():
+            found.setdefault(values["case"], set()).add(values["channel"])
+        named = []
+        for case in sorted(case for case, there in found.items() if there >= set(self.channels)):
+            own: dict[str, Any] = {
+                "case": case,
+                "image": [self.files.format(case=case, channel=channel) for channel in self.channels],
+            }
+            for key, pattern in (("label", self.label), ("brain", self.brain)):
+                if pattern is not None:
+                    own[key] = pattern.format(case=case)
+            if self.label is None or (root / own["label"]).exists():
+                named.append(own)
+        return named
+
+
+@dataclass(frozen=True)
+class Disease:
+    """What is found in whom, by what.
+
+    Args:
+        name: of the experiment.
+        tested: people with lesions that were drawn.
+        learned: further people to learn from.
+        held_out: how many scans of ``learned``, the last ones, are for thresholds.
+        spacing: voxel size in mm at which detectors work.
+        detectors: name in the table, to bundle and settings.
+        register: whether the channels of a case lie on grids of their own.
+    """
+
+    name: str
+    tested: Group
+    learned: Group
+    held_out: int
+    spacing: tuple[float, float, float]
+    detectors: Mapping[str, tuple[str, Mapping[str, Any]]]
+    register: bool
+
+
+def whole_slices(patch_size: int, most_radius: float) -> dict[str, Any]:
+    """Settings of synthetic anomalies that see slices as a whole, with blobs of every size."""
+    return {"radius": [1.2, most_radius], "shares": [0.5] * 4, "several": 12, "patch_size": patch_size}
+
+
+def trained(patch_size: int, most_radius: float, batch_size: int, max_epochs: int) -> dict[str, Any]:
+    """The detectors of a table: one network, and two of other weights and anomalies, in three planes."""
+    one = whole_slices(patch_size, most_radius)
+    common = {"patch_size": patch_size, "stride": patch_size, "planes": PLANES, "amp": True, "score_amp": True}
+    length = {"batch_size": batch_size, "patches_per_epoch": 800, "max_epochs": max_epochs, "patience": max_epochs}
+    settings = {**common, **length}
+    members = [{"detector": "synthetic_anomalies", **one}] * 2
+    return {
+        "synthetic-anomalies": ("synthetic_anomalies", {**one, **settings}),
+        "ensemble": ("fusion", {"members": members, **settings}),
+    }
+
+
+FLAIR_T1_T2 = ("FLAIR", "T1", "T2")
+DISEASES = {
+    "white-matter": Disease(
+        "white-matter",
+        Group("open_ms/{case}/{channel}.nii.gz", FLAIR_T1_T2, label="open_ms/{case}/lesions.nii.gz"),
+        Group("ms_whole_head/{case}/{channel}.nii.gz", FLAIR_T1_T2, brain="ms_whole_head/{case}/brain_mask.nii.gz"),
+        held_out=2,
+        spacing=(1.0, 1.0, 1.0),
+        detectors=trained(192, 45.0, 4, 12),
+        register=True,
+    ),
+    "tumours": Disease(
+        "tumours",
+        Group(
+            "brats2013/{case}/{channel}.nii.gz",
+            ("FLAIR", "T1c"),
+            label="brats2013/{case}/tumour.nii.gz",
+            brain="brats2013/{case}/brain_mask.nii.gz",
+        ),
+        Group("open_ms/{case}/{channel}.nii.gz", ("FLAIR", "T1"), label="open_ms/{case}/lesions.nii.gz"),
+        held_out=0,
+        spacing=(2.0, 2.0, 2.0),
+        detectors=trained(96, 25.0, 16, 12),
+        register=False,
+    ),
+}
+
+
+def unseen_people(name: str, datalist: str | Path | None = None, data_root: str | Path | None = None) -> Experiment:
+    """The experiment ``name``, of ``DISEASES``, on the people below ``data_root``, or those of ``datalist``.
+
+    Raises:
+        InputError: if there are no people to test, nobody to learn from, or the datalist cannot be read.
+    """
+    disease = DISEASES[name]
+    sections = _sections(disease, datalist, data_root)
+    detectors = (*BASELINES, *disease.detectors)
+    prints = {s: fingerprint(cases) for s, cases in sections.items()}
+    options = {"people": prints}
+    return Experiment(
+        name,
+        detectors,
+        partial(runs, disease, [str(case["case"]) for case in sections["test"]], options),
+        partial(cohort, disease, sections),
+        measure,
+        leaderboard,
+        partial(origin, sections),
+        _pictures,
+        arguments=(name,) if datalist is None else (name, "--datalist", str(datalist)),
+        shared=("people",),
+    )
+
+
+def runs(
+    disease: Disease,
+    people: Sequence[str],
+    options: Mapping[str, Any],
+    detectors: Sequence[str],
+    seeds: Sequence[int],
+    reduced: bool,
+) -> list[Run]:
+    """Every detector, way of scoring, person and seed; a baseline once a person; one training a person and seed."""
+    short = {"max_epochs": 1, "patches_per_epoch": 32} if reduced else {}
+    planned = []
+    for detector in detectors:
+        for person in people:
+            own = {**options, "test_person": person}
+            if detector in BASELINES:
+                planned.append(Run(detector, person, seeds[0], options={**own, "way": "-"}))
+                continue
+            bundle, settings = disease.detectors[detector]
+            ways = ["both", "bright", *(["bright+prior"] if bundle == "fusion" else [])]
+            planned += [
+                Run(
+                    detector,
+                    f"{way}-{person}",
+                    seed,
+                    bundle,
+                    {**settings, **short},
+                    WAYS[way],
+                    {**own, "way": way},
+                    model=f"{detector}_{person}_seed{seed}_training",
+                )
+                for seed in seeds
+                for way in ways
+            ]
+    return planned
+
+
+def cohort(
+    disease: Disease,
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    run: Run,
+    data_root: Path | None,
+    folder: Path,
+) -> Cohort:
+    """One person to test, everybody else to learn from, but for those whom thresholds come from."""
+    seen = {
+        section: [{**case, "region": case.get("region") or region_of_all_channels(case, folder)} for case in cases]
+        for section, cases in sections.items()
+    }
+    people = seen["test"]
+    (place,) = [n for n, case in enumerate(people) if case["case"] == run.options["test_person"]]
+    after = people[(place + 1) % len(people)]
+    held_out = seen["validation"] or ([after] if len(people) > 1 and (seen["training"] or len(people) > 2) else [])
+    kept = [case for case in people if case is not people[place] and case not in held_out]
+    spacing = BASELINE_SPACING if run.bundle is None else disease.spacing
+    preparation = {"spacing": list(spacing), "region": "given", "register": disease.register}
+    return Cohort(
+        [*kept, *seen["training"]],
+        held_out,
+        [people[place]],
+        preparation=preparation,
+        n_channels=len(people[place]["image"]),
+    )
+
+
+def measure(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
+    """The figures of one person's voxels, their intervals over slices, and lesion by lesion at the threshold."""
+    metrics = measure_cohort(run, scorer, cohort, data_root, folder)
+    (case,) = cohort.test
+    spacing = nib.load(case["image"][0]).header.get_zooms()[:3]  # type: ignore[attr-defined]
+    lesions = lesion_metrics(scorer.heatmap(case), label_on_scan(case), metrics["at_threshold"]["threshold"], spacing)
+    return {**metrics, **by_slice(scorer, case), "lesions": lesions}
+
+
+def origin(sections: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -> dict[str, str]:
+    """What a run's detector was trained on and how its settings were chosen."""
+    if run.bundle is None:
+        return {"trained_on": "nothing", "settings_chosen": "none to choose; the smoothing was given: 1.5 mm"}
+    unlabelled = ", ".join(str(case["case"]) for case in sections["training"])
+    words = f"everybody but the person tested and those whom thresholds come from: {unlabelled}"
+    return {"trained_on": f"{words}, and the other people tested, without their lesions", "settings_chosen": CHOSEN}
+
+
+def _sections(
+    disease: Disease, datalist: str | Path | None, data_root: str | Path | None
+) -> dict[str, list[dict[str, Any]]]:
+    if datalist is not None:
+        sections = {
+            section: read_datalist(datalist, section, data_root, section == "test")
+            for section in ("training", "validation", "test")
+        }
+    elif data_root is None:
+        raise InputError(
+            f"there is no data: set --data-root to the folder that holds {disease.tested.files.split('/')[0]} and "
+            f"{disease.learned.files.split('/')[0]}, or name people with --datalist."
+        )
+    else:
+        root = Path(data_root)
+        tested, others = disease.tested.cases(root), disease.learned.cases(root)
+        if not tested:
+            raise InputError(
+                f"nobody to test in {root}: people are expected at {disease.tested.files}, with "
+                f"{', '.join(disease.tested.channels)} and {disease.tested.label}; set --data-root to the folder above."
+            )
+        cut = len(others) - disease.held_out if len(others) > disease.held_out else len(others)
+        found = {"training": others[:cut], "validation": others[cut:], "test": tested}
+        sections = {s: check_cases(cases, s, str(root), root) if cases else [] for s, cases in found.items()}
+    require_labels(sections["test"])
+    if len(sections["test"]) < 2 and not sections["training"]:
+        raise InputError("there is nobody to learn from: give further people, under 'training' or under 'test'.")
+    return sections
+
+
+def _pictures(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """``roc.png``: a panel for each person, a curve for each detector and way of scoring."""
+    panels: dict[str, dict[str, list[Any]]] = {}
+    for result in results:
+        options, metrics = result["settings"]["options"], result["metrics"]
+        name = f"{result['detector']}, {options['way']}".removesuffix(", -")
+        panels.setdefault(str(options["test_person"]), {}).setdefault(name, []).append(metrics["roc"])
+    if panels:
+        roc_panels(panels, folder / "roc.png")
