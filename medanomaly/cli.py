@@ -160,7 +160,9 @@ def score(
             help="Scans, folders, zips of DICOM; with a model of several channels, the files of one case in its order."
         ),
     ] = None,
-    model: Annotated[Path, typer.Option(help="Folder of a trained model.")] = ...,  # type: ignore[assignment]
+    model: Annotated[
+        Path, typer.Option(help="Folder of a trained model, or the name of one that comes with medanomaly.")
+    ] = ...,  # type: ignore[assignment]
     output: Annotated[Path, typer.Option(help="Folder for the heatmaps.")] = ...,  # type: ignore[assignment]
     datalist: Annotated[Path | None, typer.Option(help="Score a cohort instead of single scans.")] = None,
     section: Section = "test",
@@ -221,7 +223,10 @@ def score(
     epilog=examples("medanomaly calibrate --model runs/mine --datalist our_normals.json --output runs/mine_here"),
 )
 def calibrate(
-    model: Annotated[Path, typer.Option(help="Folder of a trained model, which stays as it is.")],
+    model: Annotated[
+        Path,
+        typer.Option(help="Folder of a trained model (or the name of one that comes along), which stays as it is."),
+    ],
     datalist: Annotated[Path, typer.Option(help="JSON that names normal cases of your scanner.")],
     output: Annotated[Path, typer.Option(help="Folder of the model with the new thresholds.")],
     section: Section = "validation",

@@ -25,3 +25,8 @@ def chain_names() -> list[str]:
 def manifest_names() -> list[str]:
     """The manifests of public datasets that come with the package."""
     return sorted(file.stem for file in shipped("data_manifests").glob("*.json"))
+
+
+def model_names() -> list[str]:
+    """The trained models that come with the package."""
+    return sorted(file.parents[1].name for file in shipped("models").glob("*/models/model.pt"))

@@ -101,21 +101,22 @@ class Disease:
     register: bool
 
 
-def whole_slices(patch_size: int, most_radius: float) -> dict[str, Any]:
-    """Settings of synthetic anomalies that see slices as a whole, with blobs of every size."""
-    return {"radius": [1.2, most_radius], "shares": [0.5] * 4, "several": 12, "patch_size": patch_size}
+def trained(most_radius: float, stride: int, patches_per_epoch: int, max_epochs: int) -> dict[str, Any]:
+    """The detectors of a table: one network; two of other weights and anomalies; and two that see tissue priors, too.
 
-
-def trained(patch_size: int, most_radius: float, batch_size: int, max_epochs: int) -> dict[str, Any]:
-    """The detectors of a table: one network, and two of other weights and anomalies, in three planes."""
-    one = whole_slices(patch_size, most_radius)
-    common = {"patch_size": patch_size, "stride": patch_size, "planes": PLANES, "amp": True, "score_amp": True}
-    length = {"batch_size": batch_size, "patches_per_epoch": 800, "max_epochs": max_epochs, "patience": max_epochs}
-    settings = {**common, **length}
-    members = [{"detector": "synthetic_anomalies", **one}] * 2
+    Args:
+        most_radius: of a made anomaly, in voxels.
+        stride: of the windows when a person is scored.
+        patches_per_epoch, max_epochs: of each training.
+    """
+    one = {"patch_size": 96, "radius": [1.2, most_radius], "shares": [0.8, 0.5, 0.5, 0.5, 0.5, 0.5]}
+    windows = {"patch_size": 96, "stride": stride, "planes": PLANES, "crop": True, "amp": True, "score_amp": True}
+    length = {"batch_size": 8, "patches_per_epoch": patches_per_epoch, "max_epochs": max_epochs, "patience": max_epochs}
+    both: dict[str, Any] = {"members": [{"detector": "synthetic_anomalies", **one}] * 2, **windows, **length}
     return {
-        "synthetic-anomalies": ("synthetic_anomalies", {**one, **settings}),
-        "ensemble": ("fusion", {"members": members, **settings}),
+        "synthetic-anomalies": ("synthetic_anomalies", {**one, **windows, **length}),
+        "ensemble": ("fusion", both),
+        "ensemble-context": ("fusion", {**both, "context": ["grey", "white"]}),
     }
 
 
@@ -127,7 +128,7 @@ DISEASES = {
         Group("ms_whole_head/{case}/{channel}.nii.gz", FLAIR_T1_T2, brain="ms_whole_head/{case}/brain_mask.nii.gz"),
         held_out=2,
         spacing=(1.0, 1.0, 1.0),
-        detectors=trained(192, 45.0, 4, 12),
+        detectors=trained(30.0, 80, 3200, 10),
         register=True,
     ),
     "tumours": Disease(
@@ -141,7 +142,7 @@ DISEASES = {
         Group("open_ms/{case}/{channel}.nii.gz", ("FLAIR", "T1"), label="open_ms/{case}/lesions.nii.gz"),
         held_out=0,
         spacing=(2.0, 2.0, 2.0),
-        detectors=trained(96, 25.0, 16, 12),
+        detectors=trained(25.0, 96, 1600, 6),
         register=False,
     ),
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medanomaly.data.writing import require_folder, written_whole
 from medanomaly.errors import ConfigError, InputError, MedanomalyError, plain_error
-from medanomaly.shipped import bundle_names, chain_names, shipped
+from medanomaly.shipped import bundle_names, chain_names, model_names, shipped
 from medanomaly.workflows.compose import config_text, describe_tensors, merge
 from medanomaly.workflows.settings import apply_settings, check_value
 
@@ -41,6 +41,22 @@ def find_bundle(name: str | Path) -> Path:
     raise InputError(
         f"{name} is not a bundle (a folder with configs/metadata.json); those that come with it: "
         f"{', '.join(bundle_names())}."
+    )
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a trained model: a path to one, or the name of one that comes with the package.
+
+    Raises:
+        InputError: if there is none; the message lists those that come with it.
+    """
+    for place in (Path(name), shipped("models") / name):
+        if (place / "configs" / "inference.json").exists():
+            return place
+    known = ", ".join(model_names())
+    raise InputError(
+        f"{name} has no configs/inference.json: give the folder of a trained model"
+        + (f", or the name of one that comes with medanomaly: {known}." if known else ".")
     )
 
 

@@ -29,7 +29,7 @@ def calibrate(
     The weights stay as they are, and so do the scores; percentiles, thresholds and what calls a case abnormal change.
 
     Args:
-        model: folder of a trained model.
+        model: folder of a trained model, or the name of one that comes with the package.
         datalist: JSON whose ``section`` names normal cases of the site: of its scanner, sequence and people. At least
             19 are needed to promise 5 % of false alarms for cases.
         output: folder of the new model, which must not be there yet.
@@ -45,7 +45,7 @@ def calibrate(
             has the label 1.
         ConfigError: if the device is not there.
     """
-    model, output = Path(model), Path(output)
+    model, output = bundles.find_model(model), Path(output)
     weights = model / "models" / "model.pt"
     if not weights.exists():
         raise InputError(f"there is no {weights}: give the folder of a trained model.")

@@ -68,7 +68,7 @@ def publish(
     """
     _check_name(name)
     require_folder(output)
-    root, output = Path(model), Path(output).absolute()
+    root, output = bundles.find_model(model), Path(output).absolute()
     for place in (output / name, output / f"{name}.zip"):
         if place.exists():
             raise InputError(f"{place} is there already: choose another name or --output, or delete it first.")

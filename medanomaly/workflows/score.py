@@ -36,7 +36,7 @@ def score(
     Args:
         scans: files, folders or zips, one or several; with a model of several channels, the files of one case in its
             order.
-        model: folder of a trained model.
+        model: folder of a trained model, or the name of one that comes with the package.
         output: folder for the heatmaps.
         datalist: score a section of a cohort instead of single scans.
         section, data_root: of the datalist; what its relative paths start from.
@@ -66,7 +66,7 @@ def score(
     if bool(scans) == bool(datalist):
         raise InputError("name the scans to score, or a cohort with --datalist (one of the two).")
     require_folder(output)
-    model, output = Path(model), Path(output).absolute()
+    model, output = bundles.find_model(model), Path(output).absolute()
     settings: dict[str, Any] = {"output_dir": output, **device_setting(device), **sign_setting(model, sign)}
     if amp:
         settings["score_amp"] = True
