@@ -155,7 +155,7 @@ def unseen_people(name: str, datalist: str | Path | None = None, data_root: str 
         InputError: if there are no people to test, nobody to learn from, or the datalist cannot be read.
     """
     disease = DISEASES[name]
-    sections = _sections(disease, datalist, data_root)
+    sections = sections_of(disease, datalist, data_root)
     detectors = (*BASELINES, *disease.detectors)
     prints = {s: fingerprint(cases) for s, cases in sections.items()}
     options = {"people": prints}
@@ -255,9 +255,10 @@ def origin(sections: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -> dic
     return {"trained_on": f"{words}, and the other people tested, without their lesions", "settings_chosen": CHOSEN}
 
 
-def _sections(
+def sections_of(
     disease: Disease, datalist: str | Path | None, data_root: str | Path | None
 ) -> dict[str, list[dict[str, Any]]]:
+    """Who is learned from (``training``), who gives thresholds (``validation``) and who is tested (``test``)."""
     if datalist is not None:
         sections = {
             section: read_datalist(datalist, section, data_root, section == "test")
