@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
-from medanomaly.networks.intensities import foreground, jittered
+from medanomaly.networks.intensities import foreground, jittered, rescanned
 from medanomaly.networks.noise import same_draws, smooth_noise
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
@@ -45,12 +45,14 @@ class SyntheticAnomalies(Detector):
         fineness: if given, the network also sees the differences of voxels to the means of 3 and of 9 voxels a side
             around, bounded by this much: small differences are lost beside strong edges.
         jitter, gamma: see :class:`DenoisingAutoencoder`.
+        thickness, noise: of slices, in voxels, and the most noise: half of the training patches are shown as a scanner
+            with thicker slices would, all of them with noise, anomalies included; see :func:`rescanned`. 1 and 0: none.
         learning_rate: of AdamW.
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
 
     Raises:
         ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller, a
-            share is none, or ``several`` is below 1.
+            share is none, or ``several``, ``thickness`` or ``noise`` cannot work.
     """
 
     signed = True
@@ -71,6 +73,8 @@ class SyntheticAnomalies(Detector):
         fineness: float | None = None,
         jitter: float = 0.1,
         gamma: float = 0.2,
+        thickness: int = 1,
+        noise: float = 0.0,
         learning_rate: float = 2e-3,
         sign: str = "both",
     ) -> None:
@@ -80,9 +84,13 @@ class SyntheticAnomalies(Detector):
                 raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
         if not shares or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(f"shares is {list(shares)}: give at least one, each from 0 to 1.")
-        if several < 1:
-            raise ConfigError(f"several is {several}: an anomaly has at least 1 blob.")
+        if several < 1 or thickness < 1 or noise < 0:
+            raise ConfigError(
+                f"several={several}, thickness={thickness}, noise={noise}: an anomaly has at least 1 blob, a slice at "
+                "least 1 voxel, and noise is not negative."
+            )
         self.shares, self.several = tuple(shares), several
+        self.thickness, self.noise = thickness, noise
         self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
         self.texture, self.jitter, self.gamma = texture, jitter, gamma
         self.learning_rate = learning_rate
@@ -107,6 +115,8 @@ class SyntheticAnomalies(Detector):
     def _loss(self, normal: Tensor) -> Tensor:
         with torch.autocast(normal.device.type, enabled=False):  # in bfloat16, places are rounded to a quarter voxel
             patches, target = self.with_anomalies(normal)
+            if self.thickness > 1 or self.noise > 0:
+                patches = rescanned(patches, self.thickness, self.noise)
         return F.cross_entropy(self._logits(patches), target)
 
     def _logits(self, patches: Tensor) -> Tensor:

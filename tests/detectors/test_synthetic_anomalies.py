@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
-from medanomaly.detectors import SyntheticAnomalies, synthetic_anomalies
-from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL, SHARES
+from medanomaly.detectors import SyntheticAnomalies
+from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL
 from medanomaly.errors import ConfigError
+from medanomaly.networks.intensities import rescanned
+
+SHARES = (0.8, 0.5, 0.5)  # of patches that get a first, a second and a third anomaly, if nothing else is asked for
 
 
 def make(seed=0, **arguments):
@@ -69,9 +73,8 @@ def test_a_blob_that_changes_next_to_nothing_is_normal(monkeypatch):
         assert bool((detector.with_anomalies(normal)[1] != NORMAL).any()) == expected
 
 
-def test_a_blob_may_be_missing_in_every_channel_but_the_first(monkeypatch):
-    monkeypatch.setattr(synthetic_anomalies, "SHARES", (1.0,))
-    detector = make(in_channels=3, patch_size=64, radius=(4.0, 10.0))
+def test_a_blob_may_be_missing_in_every_channel_but_the_first():
+    detector = make(in_channels=3, patch_size=64, radius=(4.0, 10.0), shares=(1.0,))
     normal = textured(1000, 3, 64)
     torch.manual_seed(1)
     patches, target = detector.with_anomalies(normal)
@@ -101,6 +104,32 @@ def test_a_blob_is_about_as_large_as_its_radius_says():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_several_blobs_of_one_filling_are_apart_and_all_but_the_first_are_small(spatial_dims):
+    torch.manual_seed(0)
+    size = {2: 64, 3: 32}[spatial_dims]
+    settings = {"patch_size": size, "spatial_dims": spatial_dims, "radius": (2.0, 8.0)}
+    patches = torch.ones(60, 1, *[size] * spatial_dims)
+    covered, parts = [], []
+    for several in (1, 6):
+        blobs = make(**settings, several=several)._blob(patches, 1.0)[:, 0] >= 0.5
+        covered.append(float(blobs.float().mean()))
+        parts.append(sum(ndimage.label(one.numpy())[1] for one in blobs) / len(blobs))
+    assert parts[0] + 0.7 < parts[1], "one to six, some of them in one another or lumps"
+    assert covered[0] < covered[1] < 3 * covered[0], "up to the geometric mean of the radii, 4 voxels"
+
+
+def test_a_thick_sliced_scan_is_thick_sliced_in_its_anomalies_too(monkeypatch):
+    detector = make(patch_size=32, thickness=4, noise=0.1)
+    normal, seen = textured(8, 1, 32), []
+    monkeypatch.setattr(detector, "_logits", lambda patches: seen.append(patches) or torch.zeros(8, 3, 32, 32))
+    torch.manual_seed(1)
+    detector._loss(normal)
+    torch.manual_seed(1)
+    patches, _ = detector.with_anomalies(normal)
+    assert torch.equal(seen[0], rescanned(patches, 4, 0.1))
+
+
 def test_scores_are_log_odds_by_sign():
     patches = textured(6, 2)
     by_sign = {sign: make(in_channels=2, sign=sign).eval()(patches).double() for sign in ("both", "bright", "dark")}
@@ -186,6 +215,11 @@ def test_shapes_and_export(size, spatial_dims):
         ({"sign": "up"}, "sign is 'up': use one of both, bright, dark"),
         ({"radius": (0, 5)}, r"radius is \(0, 5\): give the least, above 0, and the most"),
         ({"contrast": [1.0, 0.5]}, r"contrast is \(1.0, 0.5\): give the least"),
+        ({"shares": []}, r"shares is \[\]: give at least one, each from 0 to 1"),
+        ({"shares": [0.5, 1.5]}, r"shares is \[0.5, 1.5\]"),
+        ({"several": 0}, "several=0, thickness=1, noise=0.0: an anomaly has at least 1 blob"),
+        ({"thickness": 0}, "thickness=0"),
+        ({"noise": -1.0}, "noise=-1.0"),
         ({"spatial_dims": 4}, "spatial_dims is 4"),
         ({"in_channels": 0}, "in_channels is 0"),
     ],
