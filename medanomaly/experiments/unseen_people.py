@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from monai.data import Dataset
 
 from medanomaly.data import read_datalist
 from medanomaly.data.datalist import check_cases
@@ -31,6 +32,7 @@ from medanomaly.evaluation.lesion_metrics import lesion_metrics
 from medanomaly.experiments.open_ms import by_slice, region_of_all_channels
 from medanomaly.experiments.unseen_people_results import leaderboard
 from medanomaly.experiments.voxel_detectors import WAYS
+from medanomaly.patches import RelativeToPlace, fit_places
 from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Run
 from medanomaly.workflows.cohort import fingerprint, measure_cohort
@@ -41,6 +43,9 @@ CHOSEN = (
     "seed; none by a person who is tested"
 )
 BASELINE_SPACING = (1.0, 1.0, 1.0)  # mm: brightness needs no large windows, and would only lose by larger voxels
+PLACE = "+place"  # relative to what the people that were learned from show at that place
+OF_ONE = ("both", "bright")
+OF_ENSEMBLES = ("both", "both+place", "bright", "bright+prior")  # ways of scoring, see ``voxel_detectors.WAYS``
 PLANES = ["axial", "coronal", "sagittal"]
 
 
@@ -191,7 +196,7 @@ def runs(
                 planned.append(Run(detector, person, seeds[0], options={**own, "way": "-"}))
                 continue
             bundle, settings = disease.detectors[detector]
-            ways = ["both", "bright", *(["bright+prior"] if bundle == "fusion" else [])]
+            ways = OF_ENSEMBLES if bundle == "fusion" else OF_ONE
             planned += [
                 Run(
                     detector,
@@ -199,7 +204,7 @@ def runs(
                     seed,
                     bundle,
                     {**settings, **short},
-                    WAYS[way],
+                    WAYS[way.removesuffix(PLACE)],
                     {**own, "way": way},
                     model=f"{detector}_{person}_seed{seed}_training",
                 )
@@ -239,11 +244,23 @@ def cohort(
 
 def measure(run: Run, scorer: Scorer, cohort: Cohort, data_root: Path | None, folder: Path) -> dict[str, Any]:
     """The figures of one person's voxels, their intervals over slices, and lesion by lesion at the threshold."""
+    if str(run.options["way"]).endswith(PLACE):
+        scorer = _relative_to_place(scorer, cohort, folder / "places.npz")
     metrics = measure_cohort(run, scorer, cohort, data_root, folder)
     (case,) = cohort.test
     spacing = nib.load(case["image"][0]).header.get_zooms()[:3]  # type: ignore[attr-defined]
     lesions = lesion_metrics(scorer.heatmap(case), label_on_scan(case), metrics["at_threshold"]["threshold"], spacing)
     return {**metrics, **by_slice(scorer, case), "lesions": lesions}
+
+
+def _relative_to_place(scorer: Scorer, cohort: Cohort, file: Path) -> Scorer:
+    """The same detector with what the training people show at each place taken off its scores."""
+    normals: Any = Dataset(list(cohort.training), scorer.preprocessing)
+    fit_places(normals, scorer.inferer.inferer, scorer.network, file, [scorer.network.sign])
+    inferer = RelativeToPlace(scorer.inferer.inferer, file)
+    relative = Scorer(inferer, scorer.network, scorer.preprocessing, scorer.spec)
+    relative.training_seconds = scorer.training_seconds
+    return relative
 
 
 def origin(sections: Mapping[str, Sequence[Mapping[str, Any]]], run: Run) -> dict[str, str]:

@@ -43,7 +43,7 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         rows.setdefault((result["detector"], result["settings"]["options"]["way"]), []).append(result)
-    detectors, ways = list(dict.fromkeys(detector for detector, _ in rows)), ["-", *WAYS]
+    detectors, ways = list(dict.fromkeys(detector for detector, _ in rows)), ["-", "both", "both+place", *WAYS]
     ordered = sorted(rows, key=lambda row: (detectors.index(row[0]), ways.index(row[1])))
     return pd.DataFrame([_row(*row, rows[row], list(by_person)) for row in ordered])
 

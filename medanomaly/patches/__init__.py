@@ -2,6 +2,7 @@
 
 from medanomaly.patches.grid import PatchGrid
 from medanomaly.patches.inferer import PatchScoreInferer
+from medanomaly.patches.places import RelativeToPlace, fit_places
 from medanomaly.patches.postprocessing import EdgeWeight, Median, MinimumComponent, Postprocessed
 from medanomaly.patches.sampling import PatchSampler
 from medanomaly.patches.spec import PatchSpec
@@ -15,4 +16,6 @@ __all__ = [
     "PatchScoreInferer",
     "PatchSpec",
     "Postprocessed",
+    "RelativeToPlace",
+    "fit_places",
 ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONFIGS = {"train": "train", "inference": "infer", "evaluate": "infer"}  # config file -> MONAI's name of the workflow
 # config file -> what it must call, so that no model, scan or cohort is taken for another
 CHECKS = {"train": "begin_training", "inference": "begin_scores", "evaluate": "check_scores"}
+FURTHER = ("epoch.json", "places.npz")  # files in the folder models that not every model has
 COMMON_README = "[What all bundles share]"  # a README that ends with this link is completed when it is copied
 
 

@@ -55,8 +55,8 @@ def calibrate(
     try:
         root = bundles.copy_bundle(model, output, {} if region is None else {"region": region})
         (root / "models").mkdir()
-        told = weights.with_name("epoch.json")  # how the epoch was chosen, if unlabelled cases chose it
-        for file in [weights, *([told] if told.exists() else [])]:
+        further = [weights.with_name(name) for name in bundles.FURTHER]
+        for file in [weights, *(path for path in further if path.exists())]:
             shutil.copy(file, root / "models")
         take_other_normals(model, root, cases, datalist)
         _take_thresholds(root, cases, **device_setting(device))

@@ -197,8 +197,8 @@ def _fill(folder: Path, root: Path, config: dict[str, Any], calibrations: list[P
     common = shipped("bundles") / "common"
     shutil.copy(common / "LICENSE" if not (root / "LICENSE").exists() else root / "LICENSE", folder / "LICENSE")
     shutil.copy(common / "logging.conf", folder / "configs")
-    told = root / "models" / "epoch.json"
-    for file in (root / "models" / "model.pt", *calibrations, *([told] if told.exists() else [])):
+    further = [root / "models" / name for name in bundles.FURTHER]
+    for file in (root / "models" / "model.pt", *calibrations, *(path for path in further if path.exists())):
         shutil.copy(file, folder / "models")
     (folder / "configs" / "inference.json").write_text(config_text(config), encoding="utf-8")
 

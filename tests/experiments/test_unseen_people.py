@@ -113,6 +113,7 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     assert table[["detector", "sign"]].values.tolist() == [
         ["intensity", "-"],
         ["ensemble", "both"],
+        ["ensemble", "both+place"],
         ["ensemble", "bright"],
         ["ensemble", "bright+prior"],
     ]
@@ -124,7 +125,7 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     expected = average_precision_score(lesions[inside] > 0, flair[inside])
     assert table["AP, pat04"][0] == pytest.approx(expected, abs=1e-4)
     results = [json.loads(file.read_text()) for file in (folder / "results").glob("*pat04*.json")]
-    assert len(results) == 4 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
+    assert len(results) == 5 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
     assert all(r["metrics"]["lesions"]["lesions"] == 2 for r in results)
     trained = [r for r in results if r["detector"] == "ensemble"]
     assert all("pat04" not in r["trained_on"] and "made lesions" in r["settings_chosen"] for r in trained)
