@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cohort, drawing, exactness, heatmaps, machine, metrics, pipeline, scaling, training
+from benchmarks import cohort, drawing, exactness, heatmaps, machine, metrics, pipeline, scaling, training, voxels
 from benchmarks.plots import draw
 from benchmarks.tables import Section, as_json, gate_table, markdown
 from benchmarks.timing import Run, say
@@ -24,6 +24,7 @@ SECTIONS = {
     "e": scaling.run,
     "m": cohort.run,
     "p": pipeline.run,
+    "v": voxels.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--only",
         default="",
         help="sections, such as a,c: x exactness, a heatmaps and f their floor, b training, c drawing, d metrics, "
-        "e scaling, m training on a cohort larger than memory, p the whole pipeline on a real scan",
+        "e scaling, m training on a cohort larger than memory, p the whole pipeline on a real scan, v voxel scores",
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
