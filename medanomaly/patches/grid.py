@@ -160,6 +160,35 @@ def near(touching: Tensor, slices: int) -> Tensor:
     return found
 
 
+def every(size: int, step: int) -> Tensor:
+    """The first of ``size`` rows, every ``step`` after it, and the last: (n,).
+
+    >>> every(8, 3).tolist()
+    [0, 3, 6, 7]
+    """
+    rows = torch.arange(0, size, step)
+    return rows if rows[-1] == size - 1 else torch.cat([rows, torch.tensor([size - 1])])
+
+
+def gathered(mask: Tensor, rows: Tensor) -> Tensor:
+    """For each of ``rows``, where ``mask`` (1, S0, S1, S2) has a voxel nearer than the next of them: (1, n, S1, S2)."""
+    ends = rows.tolist()
+    around = zip([ends[0], *(row + 1 for row in ends[:-1])], [*ends[1:], ends[-1] + 1], strict=True)
+    return torch.stack([(mask[:, low:high] > 0).any(dim=1) for low, high in around], dim=1)
+
+
+def between(scores: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Scores (n, S1, S2) of ``rows``, linear between them: (size, S1, S2). Beside a NaN, the other one's alone."""
+    place = torch.arange(size)
+    above = torch.searchsorted(rows, place)
+    below = (above - (rows[above] != place).long()).clamp(min=0)
+    step = (rows[above] - rows[below]).clamp(min=1)
+    share = ((place - rows[below]) / step)[:, None, None]
+    low, high = scores[below], scores[above]
+    mean = torch.where(share == 0, low, torch.where(share == 1, high, (1 - share) * low + share * high))
+    return torch.where(mean.isnan(), torch.where(low.isnan(), high, low), mean)
+
+
 def pad_to_window(volume: Tensor, window: Sequence[int]) -> Tensor:
     """Zeros around a volume (C, S0, S1, S2) that is smaller than the window, as sliding_window_inference pads."""
     pads: list[int] = []

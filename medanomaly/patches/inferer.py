@@ -10,7 +10,7 @@ from monai.inferers.inferer import Inferer
 from torch import Tensor, nn
 
 from medanomaly.errors import InputError, check_count
-from medanomaly.patches.grid import PatchGrid, near, pad_to_window, slice_axis_first
+from medanomaly.patches.grid import PatchGrid, between, every, gathered, near, pad_to_window, slice_axis_first
 from medanomaly.patches.layout import channels_last, device_of, for_network, plain, prepare_network
 from medanomaly.patches.spec import PatchSpec
 from medanomaly.terminal import bar
@@ -145,7 +145,7 @@ class PatchScoreInferer(Inferer):
         for plane in self.spec.cuts:
             turned, *where = (slice_axis_first(v, plane) for v in (volume, *regions))
             target = slice_axis_first(heatmap[None], plane)[0]
-            for rows, scores in self._score_plane(turned, where, predictor, device):
+            for rows, scores in self._score_rows(turned, where, predictor, device):
                 if planes is None:
                     target[rows] = scores
                 else:
@@ -155,6 +155,24 @@ class PatchScoreInferer(Inferer):
         if planes is not None:
             heatmap /= planes
         return heatmap
+
+    def _score_rows(
+        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of a volume (C, S0, S1, S2) and their scores (rows, S1, S2): of every ``slice_step``-th slice.
+
+        What lies between two of these counts for both, so that each voxel of the region has one beside it.
+        """
+        if self.spec.slice_step == 1:
+            yield from self._score_plane(volume, regions, predictor, device)
+            return
+        size = volume.shape[1]
+        chosen = every(size, self.spec.slice_step)
+        found = torch.full((len(chosen), *volume.shape[2:]), torch.nan)
+        some = [gathered(region, chosen) for region in regions]
+        for rows, scores in self._score_plane(volume[:, chosen], some, predictor, device):
+            found[rows] = scores
+        yield slice(0, size), between(found, chosen, size)
 
     def _score_plane(
         self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device

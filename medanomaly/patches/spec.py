@@ -31,6 +31,8 @@ class PatchSpec:
             in RAS). Slices beyond the border of the volume are zeros.
         crop: when a volume is scored, cut it to the box of its region first. For patches about as large as the region:
             one then holds all of a slice, where two or four would be needed to cover the background, too.
+        slice_step: when a volume is scored, only every so many slices (and the last) are, and those between get the
+            linear mean of the two beside; for 2-D patches of one slice. In several planes, little is lost.
 
     Raises:
         ConfigError: if a number or a plane cannot work.
@@ -47,9 +49,10 @@ class PatchSpec:
     stride: int = 4
     slices: int = 1
     crop: bool = False
+    slice_step: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "stride", "slices"):
+        for name in ("patch_size", "stride", "slices", "slice_step"):
             check_count(name, getattr(self, name))
         if self.spatial_dims not in (2, 3):
             raise ConfigError(f"spatial_dims is {self.spatial_dims}, but patches are 2-D or 3-D: set it to 2 or 3.")
@@ -62,6 +65,11 @@ class PatchSpec:
             raise ConfigError(
                 f"slices is {self.slices}: 2-D patches carry an odd number of slices, so that one is in the middle; "
                 "cubes carry 1."
+            )
+        if self.slice_step > 1 and (self.slices > 1 or self.spatial_dims == 3):
+            raise ConfigError(
+                f"slice_step is {self.slice_step}, which is for 2-D patches of one slice: set it to 1 for cubes and for "
+                "patches of several slices."
             )
         planes = (self.planes,) if isinstance(self.planes, str) else tuple(self.planes)
         object.__setattr__(self, "planes", planes)

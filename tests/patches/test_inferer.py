@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -249,3 +250,31 @@ def test_cropped_it_is_the_box_of_the_region_that_is_scored(spatial_dims, planes
     torch.testing.assert_close(heatmap, expected, equal_nan=True)
     empty = PatchScoreInferer(PatchSpec(6, crop=True))(volume, network, mask=torch.zeros_like(mask))
     assert empty.isnan().all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 10, 11])
+@pytest.mark.parametrize("step", [2, 3])
+def test_slices_between_those_that_are_scored_have_their_linear_mean(size, step):
+    network = Scorer("voxel", 6, 2)
+    volume = made_volume((8, 7, size))
+    whole = PatchScoreInferer(PatchSpec(6, stride=3))(volume, network, mask=torch.ones(1, 1, 8, 7, size))[0, 0]
+    found = PatchScoreInferer(PatchSpec(6, stride=3, slice_step=step))(
+        volume, network, mask=torch.ones(1, 1, 8, 7, size)
+    )[0, 0]
+    rows = [*range(0, size - 1, step), size - 1]
+    expected = np.stack(
+        [[np.interp(range(size), rows, line[rows]) for line in part] for part in whole.numpy().astype(float)]
+    )
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_with_slices_between_every_voxel_of_an_odd_region_has_a_score_and_what_is_excluded_none():
+    volume, mask = made_volume((12, 11, 13)), torch.zeros(1, 1, 12, 11, 13)
+    mask[0, 0, 5, 5, 5] = mask[0, 0, 2, 9, 10] = mask[0, 0, 6, 3, 12] = 1
+    network = Scorer("voxel", 4, 2)
+    for planes in (["axial"], ["axial", "coronal", "sagittal"]):
+        spec = PatchSpec(4, 2, planes, 2, crop=True, slice_step=3)
+        heatmap = PatchScoreInferer(spec)(volume, network, mask=mask)
+        assert torch.isfinite(heatmap[mask > 0]).all()
+        excluded = PatchScoreInferer(spec)(volume, network, mask=mask, exclude=(mask > 0) * torch.ones_like(mask))
+        assert torch.isnan(excluded[mask > 0]).all()
