@@ -68,8 +68,8 @@ class PatchSpec:
             )
         if self.slice_step > 1 and (self.slices > 1 or self.spatial_dims == 3):
             raise ConfigError(
-                f"slice_step is {self.slice_step}, which is for 2-D patches of one slice: set it to 1 for cubes and for "
-                "patches of several slices."
+                f"slice_step is {self.slice_step}, which is for 2-D patches of one slice: set it to 1 for cubes and "
+                "for patches of several slices."
             )
         planes = (self.planes,) if isinstance(self.planes, str) else tuple(self.planes)
         object.__setattr__(self, "planes", planes)
