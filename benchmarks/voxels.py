@@ -16,11 +16,12 @@ from medanomaly.patches import PatchScoreInferer, PatchSpec
 from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.spec import PLANES
 
-BEFORE, OURS, SAME, MONAI = (
+BEFORE, OURS, EVERY, SAME, MONAI = (
     "64 px, 32 apart (before)",
-    "96 px, 80 apart, in the box of the brain",
-    "the same windows, fp32",
-    "the same windows by sliding_window_inference, best window batch, fp32",
+    "96 px, 80 apart, in the box of the brain, every second slice",
+    "the same windows, every slice",
+    "the same windows, every slice, fp32",
+    "the same windows, every slice, fp32, by sliding_window_inference, best window batch",
 )
 WINDOW_BATCHES = (4, 8, 16)
 
@@ -37,7 +38,8 @@ def run(settings: Run) -> Section:
     for network in networks.values():
         prepare_network(network)
     before = PatchScoreInferer(PatchSpec(64, 2, planes, 32), amp=True)
-    ours = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True), amp=True)
+    ours = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True, slice_step=2), amp=True)
+    every = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True), amp=True)
     exact = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True))
     box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in torch.nonzero(mask[0, 0]).T)
     cropped = volume[(slice(None), slice(None), *box)]
@@ -50,6 +52,7 @@ def run(settings: Run) -> Section:
     ways = {
         BEFORE: lambda: before(volume, networks[64], mask=mask),
         OURS: lambda: ours(volume, networks[96], mask=mask),
+        EVERY: lambda: every(volume, networks[96], mask=mask),
         SAME: lambda: exact(volume, networks[96], mask=mask),
         MONAI: lambda: by_monai(cropped, networks[96], best),
     }

@@ -44,6 +44,7 @@ CANDIDATES: dict[str, tuple[int, dict[str, Any]]] = {
     "64 voxels, half overlapping, three planes": (3, {**WINDOWS[64], "planes": PLANES}),
     "64 voxels, 48 apart, three planes": (3, {**WINDOWS[64], "stride": 48, "planes": PLANES}),
     "96 voxels, 80 apart, three planes": (3, {**WINDOWS[96], "planes": PLANES}),
+    "96 voxels, 80 apart, three planes, every second slice": (3, {**WINDOWS[96], "planes": PLANES, "slice_step": 2}),
     "96 voxels, 80 apart, three planes, FLAIR alone": (1, {**WINDOWS[96], "planes": PLANES}),
     "whole slices of 192 voxels, three planes": (3, {**WINDOWS[192], "planes": PLANES}),
 }

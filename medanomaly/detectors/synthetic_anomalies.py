@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medanomaly.detectors.base import Detector
 from medanomaly.detectors.scores import at_least_four
 from medanomaly.errors import ConfigError
-from medanomaly.networks.intensities import foreground, jittered, rescanned
+from medanomaly.networks.intensities import biased, foreground, jittered, rescanned
 from medanomaly.networks.noise import same_draws, smooth_noise
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.unet import unet
@@ -45,6 +45,8 @@ class SyntheticAnomalies(Detector):
         fineness: if given, the network also sees the differences of voxels to the means of 3 and of 9 voxels a side
             around, bounded by this much: small differences are lost beside strong edges.
         jitter, gamma: see :class:`DenoisingAutoencoder`.
+        bias: standard deviation of the logarithm of a smooth field that each training patch and channel is multiplied
+            by, see :func:`biased`; 0: none. For scans whose coil's field was not taken out.
         thickness, noise: of slices, in voxels, and the most noise: half of the training patches are shown as a scanner
             with thicker slices would, all of them with noise, anomalies included; see :func:`rescanned`. 1 and 0: none.
         learning_rate: of AdamW.
@@ -73,6 +75,7 @@ class SyntheticAnomalies(Detector):
         fineness: float | None = None,
         jitter: float = 0.1,
         gamma: float = 0.2,
+        bias: float = 0.0,
         thickness: int = 1,
         noise: float = 0.0,
         learning_rate: float = 2e-3,
@@ -84,13 +87,13 @@ class SyntheticAnomalies(Detector):
                 raise ConfigError(f"{name} is {tuple(bounds)}: give the least, above 0, and the most.")
         if not shares or not all(0 <= share <= 1 for share in shares):
             raise ConfigError(f"shares is {list(shares)}: give at least one, each from 0 to 1.")
-        if several < 1 or thickness < 1 or noise < 0:
+        if several < 1 or thickness < 1 or noise < 0 or bias < 0:
             raise ConfigError(
-                f"several={several}, thickness={thickness}, noise={noise}: an anomaly has at least 1 blob, a slice at "
-                "least 1 voxel, and noise is not negative."
+                f"several={several}, thickness={thickness}, noise={noise}, bias={bias}: an anomaly has at least 1 "
+                "blob, a slice at least 1 voxel, and noise and bias are not negative."
             )
         self.shares, self.several = tuple(shares), several
-        self.thickness, self.noise = thickness, noise
+        self.bias, self.thickness, self.noise = bias, thickness, noise
         self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
         self.texture, self.jitter, self.gamma = texture, jitter, gamma
         self.learning_rate = learning_rate
@@ -102,7 +105,8 @@ class SyntheticAnomalies(Detector):
         yield Stage("segmentation", {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)})
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
-        loss = self._loss(jittered(batch, self.jitter, self.gamma))
+        normal = jittered(batch, self.jitter, self.gamma)
+        loss = self._loss(normal if self.bias == 0 else biased(normal, self.bias))
         stage.optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
         stage.optimizers["network"].step()

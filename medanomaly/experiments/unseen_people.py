@@ -2,9 +2,9 @@
 
 ``white-matter``: the patients with multiple sclerosis of the Open MS data (Lesjak et al. 2017), whose lesions three
 raters have drawn; beside them the same database's whole heads, whose lesions nobody has drawn and which are learned
-from as they are. ``tumours``: the gliomas of BraTS 2013 in the copy that DeepMedic ships, 2 mm; beside them the Open MS
-patients. A datalist of one's own can take their place: the people under ``test`` are tested in turn, those under
-``training`` are always learned from, those under ``validation`` never.
+from as they are. ``tumours``: the gliomas of BraTS 2013 in the copy that DeepMedic ships, 2 mm; beside them the people
+of both MS data sets. A datalist of one's own can take their place: the people under ``test`` are tested in turn, those
+under ``training`` are always learned from, those under ``validation`` never.
 
 What touches a drawn lesion is left out of training. The thresholds of every row, baselines included, come from the same
 people, who were not learned from: those under ``validation``, or else the person after the tested one. Nothing is tuned
@@ -99,23 +99,28 @@ class Disease:
 
     name: str
     tested: Group
-    learned: Group
+    learned: Sequence[Group]
     held_out: int
     spacing: tuple[float, float, float]
     detectors: Mapping[str, tuple[str, Mapping[str, Any]]]
     register: bool
 
 
-def trained(most_radius: float, stride: int, patches_per_epoch: int, max_epochs: int) -> dict[str, Any]:
+def trained(
+    most_radius: float, stride: int, patches_per_epoch: int, max_epochs: int, bias: float = 0.0, slice_step: int = 1
+) -> dict[str, Any]:
     """The detectors of a table: one network; two of other weights and anomalies; and two that see tissue priors, too.
 
     Args:
         most_radius: of a made anomaly, in voxels.
         stride: of the windows when a person is scored.
         patches_per_epoch, max_epochs: of each training.
+        bias: of the coil, in training, where that of the scans was not taken out.
+        slice_step: of each plane, every so many slices are scored.
     """
-    one = {"patch_size": 96, "radius": [1.2, most_radius], "shares": [0.8, 0.5, 0.5, 0.5, 0.5, 0.5]}
-    windows = {"patch_size": 96, "stride": stride, "planes": PLANES, "crop": True, "amp": True, "score_amp": True}
+    one = {"patch_size": 96, "radius": [1.2, most_radius], "shares": [0.8, 0.5, 0.5, 0.5, 0.5, 0.5], "bias": bias}
+    windows = {"patch_size": 96, "stride": stride, "planes": PLANES, "crop": True, "slice_step": slice_step}
+    windows |= {"amp": True, "score_amp": True}
     length = {"batch_size": 8, "patches_per_epoch": patches_per_epoch, "max_epochs": max_epochs, "patience": max_epochs}
     both: dict[str, Any] = {"members": [{"detector": "synthetic_anomalies", **one}] * 2, **windows, **length}
     return {
@@ -125,15 +130,16 @@ def trained(most_radius: float, stride: int, patches_per_epoch: int, max_epochs:
     }
 
 
+WHOLE_HEADS = "ms_whole_head/{case}/{channel}.nii.gz"
 FLAIR_T1_T2 = ("FLAIR", "T1", "T2")
 DISEASES = {
     "white-matter": Disease(
         "white-matter",
         Group("open_ms/{case}/{channel}.nii.gz", FLAIR_T1_T2, label="open_ms/{case}/lesions.nii.gz"),
-        Group("ms_whole_head/{case}/{channel}.nii.gz", FLAIR_T1_T2, brain="ms_whole_head/{case}/brain_mask.nii.gz"),
+        [Group(WHOLE_HEADS, FLAIR_T1_T2, brain="ms_whole_head/{case}/brain_mask.nii.gz")],
         held_out=2,
         spacing=(1.0, 1.0, 1.0),
-        detectors=trained(30.0, 80, 3200, 10),
+        detectors=trained(30.0, 80, 3200, 10, slice_step=2),
         register=True,
     ),
     "tumours": Disease(
@@ -144,11 +150,14 @@ DISEASES = {
             label="brats2013/{case}/tumour.nii.gz",
             brain="brats2013/{case}/brain_mask.nii.gz",
         ),
-        Group("open_ms/{case}/{channel}.nii.gz", ("FLAIR", "T1"), label="open_ms/{case}/lesions.nii.gz"),
+        [
+            Group("open_ms/{case}/{channel}.nii.gz", ("FLAIR", "T1"), label="open_ms/{case}/lesions.nii.gz"),
+            Group(WHOLE_HEADS, ("FLAIR", "T1"), brain="ms_whole_head/{case}/brain_mask.nii.gz"),
+        ],
         held_out=0,
         spacing=(2.0, 2.0, 2.0),
-        detectors=trained(25.0, 96, 1600, 6),
-        register=False,
+        detectors=trained(25.0, 96, 3200, 6, bias=0.1),
+        register=True,
     ),
 }
 
@@ -284,11 +293,11 @@ def sections_of(
     elif data_root is None:
         raise InputError(
             f"there is no data: set --data-root to the folder that holds {disease.tested.files.split('/')[0]} and "
-            f"{disease.learned.files.split('/')[0]}, or name people with --datalist."
+            f"{disease.learned[-1].files.split('/')[0]}, or name people with --datalist."
         )
     else:
         root = Path(data_root)
-        tested, others = disease.tested.cases(root), disease.learned.cases(root)
+        tested, others = disease.tested.cases(root), [case for group in disease.learned for case in group.cases(root)]
         if not tested:
             raise InputError(
                 f"nobody to test in {root}: people are expected at {disease.tested.files}, with "

@@ -26,6 +26,19 @@ def jittered(patches: Tensor, std: float, gamma: float = 0.0) -> Tensor:
     return torch.where(foreground(patches), changed, 0.0)
 
 
+def biased(patches: Tensor, std: float, n_cells: int = 4) -> Tensor:
+    """Patches (B, C, H, W[, D]) times a smooth field of their own, as a coil makes it: exp of cubic noise; 0 stays 0.
+
+    Args:
+        std: of the logarithm at the nodes of the field.
+        n_cells: nodes a side; between them it is smooth.
+    """
+    nodes = torch.randn(*patches.shape[:2], *[n_cells] * (patches.ndim - 2), device=patches.device)
+    mode = "bicubic" if patches.ndim == 4 else "trilinear"
+    field = F.interpolate(nodes, size=patches.shape[2:], mode=mode, align_corners=True)
+    return patches * torch.exp(std * field)
+
+
 def rescanned(patches: Tensor, thickness: int, noise: float) -> Tensor:
     """Patches (B, C, H, W[, D]) as a scanner with thick slices or more noise shows them; 0 stays 0.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from medanomaly.detectors import SyntheticAnomalies
 from medanomaly.detectors.synthetic_anomalies import BRIGHT, DARK, LEAST_CHANGE, NORMAL
 from medanomaly.errors import ConfigError
-from medanomaly.networks.intensities import rescanned
+from medanomaly.networks.intensities import biased, jittered, rescanned
 
 SHARES = (0.8, 0.5, 0.5)  # of patches that get a first, a second and a third anomaly, if nothing else is asked for
 
@@ -130,6 +130,16 @@ def test_a_thick_sliced_scan_is_thick_sliced_in_its_anomalies_too(monkeypatch):
     assert torch.equal(seen[0], rescanned(patches, 4, 0.1))
 
 
+def test_a_training_patch_has_a_field_of_a_coil_where_one_is_asked_for(monkeypatch):
+    normal, seen = textured(8, 1, 32), []
+    detector = make(patch_size=32, bias=0.2)
+    monkeypatch.setattr(detector, "_loss", lambda patches: seen.append(patches) or detector.network(patches).mean())
+    torch.manual_seed(1)
+    detector.training_step(normal, next(detector.stages()))
+    torch.manual_seed(1)
+    assert torch.equal(seen[0], biased(jittered(normal, 0.0, 0.0), 0.2))
+
+
 def test_scores_are_log_odds_by_sign():
     patches = textured(6, 2)
     by_sign = {sign: make(in_channels=2, sign=sign).eval()(patches).double() for sign in ("both", "bright", "dark")}
@@ -217,9 +227,10 @@ def test_shapes_and_export(size, spatial_dims):
         ({"contrast": [1.0, 0.5]}, r"contrast is \(1.0, 0.5\): give the least"),
         ({"shares": []}, r"shares is \[\]: give at least one, each from 0 to 1"),
         ({"shares": [0.5, 1.5]}, r"shares is \[0.5, 1.5\]"),
-        ({"several": 0}, "several=0, thickness=1, noise=0.0: an anomaly has at least 1 blob"),
+        ({"several": 0}, "several=0, thickness=1, noise=0.0, bias=0.0: an anomaly has at least 1"),
         ({"thickness": 0}, "thickness=0"),
         ({"noise": -1.0}, "noise=-1.0"),
+        ({"bias": -0.1}, "bias=-0.1"),
         ({"spatial_dims": 4}, "spatial_dims is 4"),
         ({"in_channels": 0}, "in_channels is 0"),
     ],

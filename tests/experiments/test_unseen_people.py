@@ -30,8 +30,9 @@ def write_person(folder, channels, seed, label=None, brain=False):
     lesions = np.zeros(SHAPE, bool)
     for centre in ((18, 20, 14), (22, 23, 28)):
         lesions |= ((grid - np.array(centre)[:, None, None, None]) ** 2).sum(0) < 9
-    for n, channel in enumerate(channels):
-        volume = 100 + 200 * ndimage.gaussian_filter(rng.normal(size=SHAPE), 2) + 60 * lesions * (n == 0)
+    anatomy, *own = (200 * ndimage.gaussian_filter(rng.normal(size=SHAPE), 2) for _ in range(4))
+    for n, channel in enumerate(channels):  # so alike that they can be registered
+        volume = 100 + (1.0, -0.7, 0.8)[n] * anatomy + 0.2 * own[n] + 60 * lesions * (n == 0)
         nib.save(nib.Nifti1Image((volume * inside).astype(np.float32), LAS), folder / f"{channel}.nii.gz")
     for name, mask in ((label, lesions & inside), ("brain_mask" if brain else None, inside)):
         if name is not None:
@@ -71,7 +72,7 @@ def test_each_person_is_tested_by_what_learned_from_all_others_but_those_who_giv
         "patient07": [["patient26", "patient01_scan1"], held_out, ["patient07"]],
         "patient26": [["patient07", "patient01_scan1"], held_out, ["patient26"]],
     }, "who lacks a channel, and who has no scans, takes no part"
-    ms = ["patient07", "patient26"]
+    ms = ["patient07", "patient26", "patient01_scan1", *held_out]
     assert cohorts("tumours", root, tmp_path, "intensity") == {
         "pat03": [["pat05", *ms], ["pat04"], ["pat03"]],
         "pat04": [["pat03", *ms], ["pat05"], ["pat04"]],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from medanomaly.networks.intensities import foreground, jittered, rescanned
+from medanomaly.networks.intensities import biased, foreground, jittered, rescanned
 
 
 def test_foreground_is_what_is_not_0_in_some_channel():
@@ -75,3 +76,16 @@ def test_noise_of_rescanned_patches_has_a_strength_of_its_own_in_each():
     patches = torch.ones(400, 1, 16, 16)
     std = (rescanned(patches, 1, 0.2) - patches).flatten(1).std(dim=1)
     assert float(std.mean()) == pytest.approx(0.1, rel=0.1) and std.min() < 0.02 and 0.17 < std.max() < 0.23
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_field_of_a_coil_is_smooth_of_its_own_in_each_channel_and_as_strong_as_asked_for(spatial_dims):
+    torch.manual_seed(0)
+    patches = torch.ones(100, 2, *[16] * spatial_dims)
+    patches[:, :, :2] = 0
+    found = biased(patches, 0.1)
+    assert (found[:, :, :2] == 0).all() and torch.equal(biased(patches, 0.0), patches)
+    field = found[:, :, 2:].log()
+    assert float(field.std()) == pytest.approx(0.1 * 0.65, rel=0.3), "at nodes 0.1, between them less"
+    assert float(field.diff(dim=-1).abs().max()) < 0.15 and float(field.diff(dim=-1).std()) < 0.4 * float(field.std())
+    assert abs(float(np.corrcoef(field[:, 0].flatten(), field[:, 1].flatten())[0, 1])) < 0.1
