@@ -58,7 +58,7 @@ def brain_flair(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "training": [*map(without_mask, sections["test"]), *map(without_mask, sections["training"])],
         "validation": list(map(without_mask, sections["validation"])),
     }
-    return cases, {**trained(30.0, 80, 3200, 10)["ensemble"][1], "register": True}
+    return cases, {**trained(30.0, 80, 3200, 10, slice_step=2)["ensemble"][1], "register": True}
 
 
 def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -72,7 +72,7 @@ def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for case in sections_of(DISEASES["white-matter"], None, root)["test"]
     ]
     cases = {"training": [*heads[:N_TRAINED], *patients], "validation": heads[N_TRAINED:]}
-    return cases, {**trained(25.0, 96, 1600, 8)["ensemble"][1], "spacing": [2.0, 2.0, 2.0]}
+    return cases, {**trained(25.0, 96, 1600, 8, bias=0.1)["ensemble"][1], "spacing": [2.0, 2.0, 2.0]}
 
 
 def without_mask(case: dict[str, Any]) -> dict[str, Any]:
