@@ -109,6 +109,23 @@ def test_sliders_act_and_nothing_is_loaded_from_elsewhere(browser: Browser, tmp_
 
 
 @needs_chromium
+def test_the_viewer_leaves_the_controls_free_in_windows_of_any_width(browser: Browser, tmp_path: Path) -> None:
+    with browser.page(report_of(tmp_path / "scores", GRIDS["LPS"])) as page:
+        assert page.run("report.ready")
+        for width in (700, 1010, 1150, 1290, 1800):
+            page.call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+            view, panel = (
+                page.run(
+                    f"(() => {{ const b = document.querySelector('{name}').getBoundingClientRect(); "
+                    "return [b.left, b.top, b.right, b.bottom]; })()"
+                )
+                for name in ("#view", ".panel")
+            )
+            beside, below = view[2] <= panel[0] + 1, view[3] <= panel[1] + 1
+            assert beside or below, f"{width}: {view} covers {panel}"
+
+
+@needs_chromium
 def test_a_film_has_a_viewer_of_its_own(browser: Browser, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     film = rng.integers(40, 90, (60, 50)).astype(np.uint8)
