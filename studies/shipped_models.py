@@ -47,7 +47,7 @@ def main() -> None:
         begun = (given.output / name / "checkpoints" / "last.pt").exists()
         if not (given.output / name / "models" / "calibration.json").exists():
             more: dict[str, Any] = {"resume": True} if begun else {"settings": {**settings, **short}}
-            train(datalist, given.output / name, "fusion", **more)
+            train(datalist, given.output / name, bundle="fusion", **more)
         copy_model(given.output / name, ROOT / "models" / name)
 
 
