@@ -93,7 +93,8 @@ class Disease:
         learned: further people to learn from.
         held_out: how many scans of ``learned``, the last ones, are for thresholds.
         spacing: voxel size in mm at which detectors work.
-        detectors: name in the table, to bundle and settings.
+        detectors: name in the table, to bundle and settings; one whose name ends in "-flair" sees the first channel
+            alone.
         register: whether the channels of a case lie on grids of their own.
     """
 
@@ -111,6 +112,8 @@ def trained(
 ) -> dict[str, Any]:
     """The detectors of a table: one network; two of other weights and anomalies; and two that see tissue priors, too.
 
+    Of one and of two networks, there is one that sees the first channel alone: T1 and T2 differ more between scanners.
+
     Args:
         most_radius: of a made anomaly, in voxels.
         stride: of the windows when a person is scored.
@@ -125,7 +128,9 @@ def trained(
     both: dict[str, Any] = {"members": [{"detector": "synthetic_anomalies", **one}] * 2, **windows, **length}
     return {
         "synthetic-anomalies": ("synthetic_anomalies", {**one, **windows, **length}),
+        "synthetic-anomalies-flair": ("synthetic_anomalies", {**one, **windows, **length}),
         "ensemble": ("fusion", both),
+        "ensemble-flair": ("fusion", both),
         "ensemble-context": ("fusion", {**both, "context": ["grey", "white"]}),
     }
 
@@ -230,9 +235,20 @@ def cohort(
     data_root: Path | None,
     folder: Path,
 ) -> Cohort:
-    """One person to test, everybody else to learn from, but for those whom thresholds come from."""
+    """One person to test, everybody else to learn from, but for those whom thresholds come from.
+
+    All rows are measured on the same voxels: where any channel is not 0, whatever a detector sees.
+    """
+    n_seen = 1 if run.detector.endswith("-flair") else None
     seen = {
-        section: [{**case, "region": case.get("region") or region_of_all_channels(case, folder)} for case in cases]
+        section: [
+            {
+                **case,
+                "image": case["image"][:n_seen],
+                "region": case.get("region") or region_of_all_channels(case, folder),
+            }
+            for case in cases
+        ]
         for section, cases in sections.items()
     }
     people = seen["test"]
@@ -241,7 +257,8 @@ def cohort(
     held_out = seen["validation"] or ([after] if len(people) > 1 and (seen["training"] or len(people) > 2) else [])
     kept = [case for case in people if case is not people[place] and case not in held_out]
     spacing = BASELINE_SPACING if run.bundle is None else disease.spacing
-    preparation = {"spacing": list(spacing), "region": "given", "register": disease.register}
+    preparation: dict[str, Any] = {"spacing": list(spacing), "region": "given"}
+    preparation["register"] = disease.register and n_seen is None
     return Cohort(
         [*kept, *seen["training"]],
         held_out,

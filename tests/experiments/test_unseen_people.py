@@ -80,6 +80,16 @@ def test_each_person_is_tested_by_what_learned_from_all_others_but_those_who_giv
     }
 
 
+def test_what_sees_flair_alone_is_measured_on_the_voxels_of_all_channels(root, tmp_path):
+    experiment = find_experiment("white-matter", data_root=root)
+    alone, all_of_them = (experiment.runs([name], [0], True)[0] for name in ("ensemble-flair", "ensemble"))
+    (one,), (three,) = (experiment.cohort(run, root, tmp_path).test for run in (alone, all_of_them))
+    assert [len(case["image"]) for case in (one, three)] == [1, 3] and one["region"] == three["region"]
+    cohort = experiment.cohort(alone, root, tmp_path)
+    assert cohort.n_channels == 1 and not cohort.preparation["register"]
+    assert experiment.cohort(all_of_them, root, tmp_path).preparation["register"]
+
+
 def test_a_datalist_takes_the_place_of_the_folders(root, tmp_path):
     def case(name):
         own = {"case": name, "image": [f"open_ms/{name}/{channel}.nii.gz" for channel in ("FLAIR", "T1", "T2")]}
