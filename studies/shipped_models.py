@@ -22,6 +22,7 @@ from typing import Any
 from medanomaly.experiments.unseen_people import DISEASES, sections_of, trained
 from medanomaly.shipped import shipped
 from medanomaly.workflows import train
+from medanomaly.workflows.bundles import FURTHER
 from medanomaly.workflows.compose import config_text
 from medanomaly.workflows.publish import ONES_OWN
 
@@ -58,7 +59,7 @@ def brain_flair(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "training": [*map(without_mask, sections["test"]), *map(without_mask, sections["training"])],
         "validation": list(map(without_mask, sections["validation"])),
     }
-    return cases, {**trained(30.0, 80, 3200, 10, slice_step=2)["ensemble"][1], "register": True}
+    return cases, {**DISEASES["white-matter"].detectors["ensemble"][1], "register": True}
 
 
 def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,7 +92,9 @@ def copy_model(trained_model: Path, output: Path) -> None:
         (output / "configs" / file).write_text(config_text(config), encoding="utf-8")
     for file in ("metadata.json", "logging.conf"):
         shutil.copy(trained_model / "configs" / file, output / "configs")
-    for path in [trained_model / "models" / "model.pt", *(trained_model / "models").glob("calibration*.json")]:
+    made = trained_model / "models"
+    further = [path for path in (made / name for name in FURTHER) if path.exists()]
+    for path in [made / "model.pt", *made.glob("calibration*.json"), *further]:
         shutil.copy(path, output / "models")
     shutil.copy(trained_model / "LICENSE", output)
 

@@ -23,6 +23,7 @@ from medanomaly.data.lesion_factory import LesionFactory, made_shapes, shapes_fr
 from medanomaly.detectors import IntensityBaseline
 from medanomaly.evaluation import voxel_metrics
 from medanomaly.experiments.unseen_people import DISEASES, PLANES, sections_of
+from medanomaly.experiments.unseen_people_results import over_people
 from medanomaly.patches.layout import plain
 from medanomaly.workflows.costs import clock
 from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
@@ -107,8 +108,7 @@ def _print(
     parts = []
     for rows in found.values():
         auroc, ap = (np.array([row[key] for row in rows]) for key in ("auroc", "average_precision"))
-        drawn = np.random.default_rng(0).integers(len(ap), size=(10_000, len(ap)))
-        low, high = np.percentile(ap[drawn].mean(axis=1), [2.5, 97.5])
+        low, high = over_people(ap)
         parts.append(f"{auroc.mean():.3f} | {ap.mean():.3f} ({low:.3f} to {high:.3f})")
     print(f"| {name} | {' | '.join(parts)} | {seconds:.0f} |", flush=True)
 

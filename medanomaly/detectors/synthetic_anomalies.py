@@ -54,7 +54,7 @@ class SyntheticAnomalies(Detector):
 
     Raises:
         ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller, a
-            share is none, or ``several``, ``thickness`` or ``noise`` cannot work.
+            share is none, or ``several``, ``bias``, ``thickness`` or ``noise`` cannot work.
     """
 
     signed = True
@@ -163,19 +163,22 @@ class SyntheticAnomalies(Detector):
         """Lumpy ellipsoids with a soft border in this share of the patches: (B, 1, H, W[, D]), 0 to 1."""
         n, dims, device = patches.shape[0], self.spatial_dims, patches.device
         one = (n, *[1] * (dims + 1))
-        radius, distance = self._ellipsoid(patches, self.radius)
+        first = self._ellipsoid(patches, self.radius)
         most_cells = max(int(log2(self.patch_size)) - 1, 5)  # down to four voxels a lump, in large patches
         lumps = smooth_noise(patches[:, :1], 2 ** int(torch.randint(2, most_cells, ())))
         edge = torch.rand(one, device=device) * 1.5 + 0.3  # voxels over which the border fades
         roughness = 0.5 * torch.rand(one, device=device)
         chosen = torch.rand(one, device=device) < share
-        blob = torch.sigmoid(2 * (1 - (distance / radius + roughness * lumps)) * radius / edge)
+
+        def soft(radius: Tensor, distance: Tensor) -> Tensor:
+            return torch.sigmoid(2 * (1 - (distance / radius + roughness * lumps)) * radius / edge)
+
+        blob = soft(*first)
         if self.several > 1:
             number = torch.randint(1, self.several + 1, one, device=device)
             small = (self.radius[0], sqrt(self.radius[0] * self.radius[1]))
             for further in range(1, self.several):
-                radius, distance = self._ellipsoid(patches, small)
-                other = torch.sigmoid(2 * (1 - (distance / radius + roughness * lumps)) * radius / edge)
+                other = soft(*self._ellipsoid(patches, small))
                 blob = torch.maximum(blob, other * (number > further))
         return blob * chosen
 

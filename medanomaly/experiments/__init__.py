@@ -30,11 +30,13 @@ def find_experiment(name: str, datalist: str | Path | None = None, data_root: st
         raise InputError(f"there is no benchmark {name!r}; there are cohort, {', '.join(EXPERIMENTS)}.")
     if datalist is not None and name not in WITH_DATALIST:
         raise InputError(f"the benchmark {name} has data of its own: leave out --datalist, or run cohort.")
-    experiment: Experiment
-    if name in ("white-matter", "tumours"):
-        experiment = import_module("medanomaly.experiments.unseen_people").unseen_people(name, datalist, data_root)
-    elif name == "white-matter-paper":
-        experiment = import_module("medanomaly.experiments.white_matter_paper").white_matter_paper(datalist)
-    else:
-        experiment = import_module(f"medanomaly.experiments.{name.replace('-', '_')}").EXPERIMENT
+    if name == "white-matter-paper":
+        from medanomaly.experiments.white_matter_paper import white_matter_paper
+
+        return white_matter_paper(datalist)
+    if name in WITH_DATALIST:
+        from medanomaly.experiments.unseen_people import unseen_people
+
+        return unseen_people(name, datalist, data_root)
+    experiment: Experiment = import_module(f"medanomaly.experiments.{name.replace('-', '_')}").EXPERIMENT
     return experiment

@@ -30,10 +30,11 @@ MOST_EXACT = 6  # people up to whom every resample is taken
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     """A row a detector and way of scoring: means over the people, the spread of these over seeds, and each person.
 
-    "95 % over people" is a bootstrap over people of the mean AP, of three at least. Lesions are found one by one.
+    "95 % over people" is a bootstrap over people of the mean AP, of three at least. Lesions are found one by one. Of a
+    seed that has not scored all of a row's people yet, the means take nothing.
 
     Raises:
-        InputError: if a row's people have not all been scored with the same seeds, or on other voxels than another's.
+        InputError: if rows were measured on other voxels of a person, or with thresholds from others.
     """
     by_person: dict[str, list[Result]] = {}
     for result in results:

@@ -87,14 +87,11 @@ def fit_places(
         file: a NumPy archive, ``places.npz``, with an array for each sign.
         signs: that a table is wanted of.
     """
-    asked = getattr(network, "sign", "both")
-    tables = {}
-    for sign in signs if getattr(network, "signed", False) else ("both",):
-        if getattr(network, "signed", False):
-            network.set_sign(sign)
+    asked, tables = network.sign, {}
+    for sign in signs if network.signed else ("both",):
+        network.set_sign(sign)
         tables[sign] = tabulated(_heatmaps(dataset, inferer, network, sign))
-    if getattr(network, "signed", False):
-        network.set_sign(asked)
+    network.set_sign(asked)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **tables)  # type: ignore[arg-type]

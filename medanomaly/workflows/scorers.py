@@ -161,7 +161,8 @@ def train_scorer(
     clock = folder.with_name(f"{folder.name}_seconds.json")
     if not (folder / "models" / "model.pt").exists():
         # without bars, and without the thresholds of daily use: a benchmark takes its own
-        bars = ("train#trainer#progress", "inferer#progress", "inferer#inferer#inferer#progress")
+        nested = ("inferer", "inferer#inferer", "inferer#inferer#inferer")
+        bars = ("train#trainer#progress", *(f"{inferer}#progress" for inferer in nested))
         off = dict.fromkeys((*bars, "calibrate"), False)
         copy_bundle(bundle, folder, {**settings_it_has(bundle, off), **own}, chain=chain)
         given = {"training_cases": tuple(cohort.training), "held_out_cases": tuple(cohort.validation)}
