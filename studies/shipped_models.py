@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from medanomaly.experiments.unseen_people import DISEASES, sections_of, trained
+from medanomaly.experiments.unseen_people import DISEASES, QUARTILES, TUMOURS, WHITE_MATTER, sections_of
 from medanomaly.shipped import shipped
 from medanomaly.workflows import train
 from medanomaly.workflows.bundles import FURTHER
@@ -59,7 +59,7 @@ def brain_flair(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "training": [*map(without_mask, sections["test"]), *map(without_mask, sections["training"])],
         "validation": list(map(without_mask, sections["validation"])),
     }
-    return cases, {**DISEASES["white-matter"].detectors["ensemble"][1], "register": True}
+    return cases, {**WHITE_MATTER, "register": True}
 
 
 def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,7 +73,8 @@ def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for case in sections_of(DISEASES["white-matter"], None, root)["test"]
     ]
     cases = {"training": [*heads[:N_TRAINED], *patients], "validation": heads[N_TRAINED:]}
-    return cases, {**trained(25.0, 96, 1600, 8, bias=0.1)["ensemble"][1], "spacing": [2.0, 2.0, 2.0]}
+    settings = {**TUMOURS, "training_planes": None, "quartiles": QUARTILES[1:2], "spacing": [2.0, 2.0, 2.0]}
+    return cases, settings
 
 
 def without_mask(case: dict[str, Any]) -> dict[str, Any]:

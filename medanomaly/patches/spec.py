@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medanomaly.errors import ConfigError, check_count
@@ -95,6 +95,10 @@ class PatchSpec:
     def cuts(self) -> tuple[str | None, ...]:
         """The planes to cut in 2-D, and a single None in 3-D, where a cube has no plane."""
         return (None,) if self.spatial_dims == 3 else tuple(self.planes)
+
+    def in_planes(self, planes: Sequence[str] | None) -> PatchSpec:
+        """The same in other ``planes``; itself for None."""
+        return self if planes is None else replace(self, planes=planes)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def brain_mri(
     cache_dir: str | Path | None = None,
     register: bool = False,
     context: Sequence[str] = (),
+    quartiles: Sequence[Sequence[float]] | None = None,
 ) -> Compose:
     """Paths of a case to its ``image`` (C, H, W, D) and ``region`` (1, H, W, D): RAS, at ``spacing``, normalised.
 
@@ -49,7 +50,7 @@ def brain_mri(
         in_channels: how many images a case must have; None for any number.
         spacing: voxel size in mm; None keeps the scan's own.
         region: see :class:`RegionMaskd`.
-        percentiles, clip: see :class:`NormalisePercentiles`.
+        percentiles, clip, quartiles: see :class:`NormalisePercentiles`; maps of ``context`` have no quartiles.
         bias_correction: take out the smooth field of the coil by N4 first, see :class:`CorrectBiasd`; takes seconds to
             minutes a channel. A detector must be trained as it scores.
         cache_dir: where prepared cases are kept, see :class:`CachedCompose`; None keeps none. What a callable
@@ -63,11 +64,16 @@ def brain_mri(
         ConfigError: if ``spacing`` is not three numbers above 0, or ``context`` names no map.
     """
     steps = _steps_of_volumes(in_channels, spacing, region, register, True, bias_correction)
-    steps.append(NormalisePercentilesd(*percentiles, clip))
+    steps.append(NormalisePercentilesd(*percentiles, clip, quartiles))
     if context:
         steps.append(TissueContextd(context))
-    parameters = {"in_channels": in_channels, "spacing": spacing, "percentiles": percentiles, "clip": clip}
-    parameters |= {"bias_correction": bias_correction, **_registered(register, context)}
+    parameters: dict[str, Any] = {"in_channels": in_channels, "spacing": spacing, "percentiles": percentiles}
+    parameters |= {
+        "clip": clip,
+        "bias_correction": bias_correction,
+        "quartiles": quartiles,
+        **_registered(register, context),
+    }
     return _kept(steps, parameters, region, cache_dir)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,18 +37,37 @@ class NormalisePercentiles:
     Args:
         lower, upper: percentiles, 0 to 100.
         clip: cut at 0 and 1.
+        quartiles: where the 25th, 50th and 75th percentiles then go, between 0 and 1, by straight lines from each to
+            the next: three numbers for each channel. What is below 0 or above 1 stays. Scanners differ in how far
+            grey and white matter lie apart; landmarks of a standard scale are for that (Nyul and Udupa, Magnetic
+            Resonance in Medicine 42:1072, 1999). Not for lesions that fill a fifth of the brain, as they move the
+            quartiles. None leaves them where they are.
     """
 
-    def __init__(self, lower: float = 5.0, upper: float = 95.0, clip: bool = False) -> None:
+    def __init__(
+        self,
+        lower: float = 5.0,
+        upper: float = 95.0,
+        clip: bool = False,
+        quartiles: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         if not 0 <= lower < upper <= 100:
             raise ConfigError(f"percentiles ({lower}, {upper}) must rise within 0 to 100.")
         self.lower, self.upper, self.clip = lower, upper, clip
+        self.quartiles = None if quartiles is None else [(0.0, *map(float, three), 1.0) for three in quartiles]
+        for marks in self.quartiles or ():
+            if len(marks) != 5 or not np.all(np.diff(marks) > 0):
+                raise ConfigError(
+                    f"quartiles has {list(marks[1:-1])}: give three numbers for each channel that rise within 0 to 1."
+                )
 
     def __call__(self, image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
         """``image`` (C, H, W, D) and ``region`` (1, H, W, D) to the normalised image (C, H, W, D).
 
         Raises:
-            InputError: if the region is empty or a channel is constant in it.
+            InputError: if the region is empty, a channel is constant in it, or its quartiles are to be moved and two
+                of them are one value.
+            ConfigError: if there are quartiles for another number of channels.
         """
         inside = _array(region)[0] > 0
         values = np.stack([channel[inside] for channel in _array(image)])  # [:, inside] takes ten times as long
@@ -66,12 +85,35 @@ class NormalisePercentiles:
                 )
         low_, high_ = (p.astype(values.dtype)[:, None] for p in (low, high))
         scaled = (values - low_) / (high_ - low_)
+        if self.quartiles is not None:
+            scaled = self._on_standard_scale(scaled, file)
         normalised = np.zeros(image.shape, scaled.dtype)
         for channel, in_region in zip(normalised, scaled, strict=True):
             channel[inside] = apart_from_background(np.clip(in_region, 0, 1) if self.clip else in_region)
         # with the affine and the history of the image; those of the mask have moves by nearest neighbour
         result: torch.Tensor = convert_to_dst_type(normalised, image, scaled.dtype)[0]
         return result
+
+    def _on_standard_scale(self, scaled: NDArray[np.floating[Any]], file: Any) -> NDArray[np.floating[Any]]:
+        """Channels (C, N), ``lower`` at 0 and ``upper`` at 1, with their quartiles where they are to be."""
+        assert self.quartiles is not None
+        if len(self.quartiles) != len(scaled):
+            raise ConfigError(
+                f"quartiles are given for {len(self.quartiles)} channels, but {file} has {len(scaled)}: give three "
+                "numbers for each channel."
+            )
+        moved = np.empty_like(scaled)
+        for number, (channel, marks) in enumerate(zip(scaled, self.quartiles, strict=True)):
+            found = [0.0, *np.percentile(channel, [25, 50, 75]), 1.0]
+            if not np.all(np.diff(found) > 0):
+                raise InputError(
+                    f"channel {number} of {file} cannot be brought to the standard scale: its percentiles "
+                    f"{self.lower:g}, 25, 50, 75 and {self.upper:g} do not rise (as shares of the way from the first "
+                    f"to the last: {', '.join(f'{value:.3g}' for value in found)}). Is the right file named?"
+                )
+            between = (channel >= 0) & (channel <= 1)
+            moved[number] = np.where(between, np.interp(channel, found, marks), channel)
+        return moved
 
 
 def _array(volume: torch.Tensor) -> NDArray[Any]:
@@ -81,9 +123,15 @@ def _array(volume: torch.Tensor) -> NDArray[Any]:
 class NormalisePercentilesd(MapTransform):
     """Dictionary form of :class:`NormalisePercentiles`: normalises ``image`` inside ``region``."""
 
-    def __init__(self, lower: float = 5.0, upper: float = 95.0, clip: bool = False) -> None:
+    def __init__(
+        self,
+        lower: float = 5.0,
+        upper: float = 95.0,
+        clip: bool = False,
+        quartiles: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         super().__init__(keys="image")
-        self.normalise = NormalisePercentiles(lower, upper, clip)
+        self.normalise = NormalisePercentiles(lower, upper, clip, quartiles)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)

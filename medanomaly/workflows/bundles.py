@@ -154,7 +154,7 @@ def copy_bundle(
 
 def _check_registered(settings: Mapping[str, Any], config: Mapping[str, Any], chain: str | Path) -> None:
     """Raise ConfigError if something is to be registered that the chain has no place for: films, or a CT to an MRI."""
-    for key in ("register", "context"):
+    for key in ("register", "context", "quartiles"):
         if settings.get(key) and key not in (config["preprocessing"] or {}):
             raise ConfigError(f"{key} cannot be set with the chain {chain}, which does not do it: leave it out.")
 

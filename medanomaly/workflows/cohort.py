@@ -254,7 +254,7 @@ def _preparation(chain: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     config = merge(read_settings(find_bundle(bundle_names()[0]), "inference"), overlay)
     asked = {re.sub("^preprocessing(#|::)", "", key): value for key, value in settings.items()}
     chosen = {key: value for key, value in {**config, **asked}.items() if key in known}
-    off = {"in_channels", "cache_dir", *(key for key in ("register", "context") if not chosen.get(key))}
+    off = {"in_channels", "cache_dir", *(key for key in ("register", "context", "quartiles") if not chosen.get(key))}
     return {key: value for key, value in chosen.items() if key in asked or key not in off}
 
 

@@ -58,9 +58,8 @@ def compose(bundle: Path) -> dict[str, dict[str, Any]]:
         **arguments,
         "network_def#_target_": model["network"],
         **{f"network_def#{name}": f"@{name}" for name in arguments},
-        "settings": "$dict(in_channels=@in_channels, spacing=@spacing, context=@context, **@spec.settings, "
-        + "".join(f"{name}=@{name}, " for name in scored)
-        + "**@more_settings)",
+        "settings": "$dict(in_channels=@in_channels, spacing=@spacing, context=@context, quartiles=@quartiles, "
+        "**@spec.settings, " + "".join(f"{name}=@{name}, " for name in scored) + "**@more_settings)",
         **model.get("both", {}),
     }
     signed = _read(common / "signed.json") if "sign" in arguments else {}

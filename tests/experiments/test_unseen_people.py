@@ -139,7 +139,7 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     assert len(results) == 5 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
     assert all(r["metrics"]["lesions"]["lesions"] == 2 for r in results)
     trained = [r for r in results if r["detector"] == "ensemble"]
-    assert all("pat04" not in r["trained_on"] and "made lesions" in r["settings_chosen"] for r in trained)
+    assert all("pat04" not in r["trained_on"] and "at 2 mm" in r["settings_chosen"] for r in trained)
 
 
 def result(detector, way, person, seed, ap, n_voxels=100):

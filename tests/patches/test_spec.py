@@ -51,3 +51,11 @@ def test_it_survives_json_and_its_settings_make_it_again():
     spec = PatchSpec(32, 2, ["axial", "coronal"], 8, 3)
     again = PatchSpec(**json.loads(json.dumps(spec.settings)))
     assert again == spec and hash(again) == hash(spec)
+
+
+def test_planes_of_training_may_be_others():
+    spec = PatchSpec(32, 2, ["axial", "coronal"], 8)
+    assert spec.in_planes(None) is spec
+    assert spec.in_planes(["axial"]) == PatchSpec(32, 2, ["axial"], 8)
+    with pytest.raises(ConfigError, match="'transverse' is unknown"):
+        spec.in_planes(["transverse"])

@@ -93,6 +93,7 @@ def test_another_content_with_name_size_and_time_of_the_old_is_a_miss(case, fold
         {"percentiles": (1.0, 99.0)},
         {"clip": True},
         {"region": "nonzero"},
+        {"quartiles": [[0.3, 0.5, 0.7]] * 2},
     ],
     ids=str,
 )

@@ -98,3 +98,35 @@ def test_no_brain_voxel_is_taken_for_background(clip):
     np.testing.assert_allclose(
         result[0], np.where(brain[0] > 0, np.clip(expected, 0, 1) if clip else expected, 0), atol=2e-6
     )
+
+
+def test_quartiles_go_where_they_are_to_and_what_lies_outside_stays():
+    image, brain = volume()
+    tensors, inside = (torch.from_numpy(image), torch.from_numpy(brain)), brain[0] > 0
+    quartiles = [[0.5, 0.7, 0.85], [0.2, 0.3, 0.6]]
+    plain, moved = (NormalisePercentiles(quartiles=q)(*tensors).numpy()[:, inside] for q in (None, quartiles))
+    for before, after, wanted in zip(plain, moved, quartiles, strict=True):
+        marks = np.percentile(before, [25, 50, 75])
+        knots, values = [0, *marks, 1], [0, *wanted, 1]
+        for low, high, first, last in zip(knots, knots[1:], values, values[1:], strict=False):
+            part = (before >= low) & (before <= high) & (before != 0)
+            expected = first + (before[part] - low) / (high - low) * (last - first)
+            np.testing.assert_allclose(after[part], expected, atol=1e-5)
+        outside = (before < 0) | (before > 1)
+        np.testing.assert_array_equal(after[outside], before[outside])
+        assert (np.argsort(before, kind="stable") == np.argsort(after, kind="stable")).all()
+
+
+@pytest.mark.parametrize("quartiles", [[[0.5, 0.4, 0.8]], [[0.0, 0.5, 0.8]], [[0.2, 0.5, 1.0]], [[0.2, 0.5]]])
+def test_quartiles_that_do_not_rise_within_0_to_1_are_a_config_error(quartiles):
+    with pytest.raises(ConfigError, match="three numbers for each channel that rise within 0 to 1"):
+        NormalisePercentiles(quartiles=quartiles)
+
+
+def test_quartiles_are_needed_for_every_channel_and_must_differ():
+    image, brain = (torch.from_numpy(array) for array in volume())
+    with pytest.raises(ConfigError, match="for 1 channels, but the image has 2"):
+        NormalisePercentiles(quartiles=[[0.2, 0.5, 0.8]])(image, brain)
+    image[1] = torch.where(torch.rand(SHAPE) < 0.9, 3.0, 900.0 * torch.rand(SHAPE))
+    with pytest.raises(InputError, match="channel 1 of the image cannot be brought to the standard scale"):
+        NormalisePercentiles(quartiles=[[0.2, 0.5, 0.8]] * 2)(image, brain)
