@@ -17,13 +17,14 @@ from medanomaly.patches.layout import prepare_network
 from medanomaly.patches.spec import PLANES
 
 BEFORE, OURS, EVERY, SAME, MONAI = (
-    "64 px, 32 apart (before)",
-    "96 px, 80 apart, in the box of the brain, every second slice",
-    "the same windows, every slice",
-    "the same windows, every slice, fp32",
-    "the same windows, every slice, fp32, by sliding_window_inference, best window batch",
+    "windows of 64 voxels, half overlapping (before)",
+    "the same in the box of the brain, every second slice",
+    "the same in the box of the brain, every slice",
+    "the same in the box of the brain, every slice, fp32",
+    "the same in the box of the brain, every slice, fp32, by sliding_window_inference, best window batch",
 )
 WINDOW_BATCHES = (4, 8, 16)
+SIDE, STRIDE = 64, 32
 
 
 def run(settings: Run) -> Section:
@@ -34,35 +35,34 @@ def run(settings: Run) -> Section:
     volume *= mask
     planes = list(PLANES)
     torch.manual_seed(0)
-    networks = {size: SyntheticAnomalies(3, size).eval().to(settings.device) for size in (64, 96)}
-    for network in networks.values():
-        prepare_network(network)
-    before = PatchScoreInferer(PatchSpec(64, 2, planes, 32), amp=True)
-    ours = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True, slice_step=2), amp=True)
-    every = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True), amp=True)
-    exact = PatchScoreInferer(PatchSpec(96, 2, planes, 80, crop=True))
+    network = SyntheticAnomalies(3, SIDE).eval().to(settings.device)
+    prepare_network(network)
+    before = PatchScoreInferer(PatchSpec(SIDE, 2, planes, STRIDE), amp=True)
+    ours = PatchScoreInferer(PatchSpec(SIDE, 2, planes, STRIDE, crop=True, slice_step=2), amp=True)
+    every = PatchScoreInferer(PatchSpec(SIDE, 2, planes, STRIDE, crop=True), amp=True)
+    exact = PatchScoreInferer(PatchSpec(SIDE, 2, planes, STRIDE, crop=True))
     box = tuple(slice(int(places.min()), int(places.max()) + 1) for places in torch.nonzero(mask[0, 0]).T)
     cropped = volume[(slice(None), slice(None), *box)]
     say("[v] window batches of sliding_window_inference")
     tried = interleaved(
-        {str(n): partial(by_monai, cropped, networks[96], n) for n in WINDOW_BATCHES}, 1, settings.device, False
+        {str(n): partial(by_monai, cropped, network, n) for n in WINDOW_BATCHES}, 1, settings.device, False
     )
     best = min(WINDOW_BATCHES, key=lambda n: tried[str(n)][0])
     say("[v] three planes of a volume")
     ways = {
-        BEFORE: lambda: before(volume, networks[64], mask=mask),
-        OURS: lambda: ours(volume, networks[96], mask=mask),
-        EVERY: lambda: every(volume, networks[96], mask=mask),
-        SAME: lambda: exact(volume, networks[96], mask=mask),
-        MONAI: lambda: by_monai(cropped, networks[96], best),
+        BEFORE: lambda: before(volume, network, mask=mask),
+        OURS: lambda: ours(volume, network, mask=mask),
+        EVERY: lambda: every(volume, network, mask=mask),
+        SAME: lambda: exact(volume, network, mask=mask),
+        MONAI: lambda: by_monai(cropped, network, best),
     }
     seconds = interleaved(ways, settings.rounds(3), settings.device, warm_up=False)
     times = medians(seconds)
     inside = mask[(slice(None), slice(None), *box)] > 0
     hidden = torch.where(inside, 0.0, torch.nan)
     difference = largest_difference(
-        exact(volume, networks[96], mask=mask)[(slice(None), slice(None), *box)] + hidden,
-        by_monai(cropped, networks[96], best) + hidden,
+        exact(volume, network, mask=mask)[(slice(None), slice(None), *box)] + hidden,
+        by_monai(cropped, network, best) + hidden,
     )
     rows = [
         (way, number(value), f"{number(value / times[OURS])}", f"{100 * spread(seconds[way]):.0f} %")
@@ -81,10 +81,10 @@ def run(settings: Run) -> Section:
 
 
 def by_monai(volume: Tensor, network: SyntheticAnomalies, window_batch: int) -> Tensor:
-    """Mean over three planes of MONAI's sliding windows, 96 a side, 80 apart, over a volume (1, C, H, W, D)."""
+    """Mean over three planes of MONAI's sliding windows, half overlapping, over a volume (1, C, H, W, D)."""
     total = torch.zeros(volume[:, :1].shape)
     for axis in PLANES.values():
-        window, overlap = [96] * 3, [1 - 80 / 96 - 1e-9] * 3
+        window, overlap = [SIDE] * 3, [1 - STRIDE / SIDE] * 3
         window[axis], overlap[axis] = 1, 0.0
 
         def predictor(patches: Tensor, thin: int = 2 + axis) -> Tensor:

@@ -8,7 +8,12 @@ fourth. ``brain_t1`` learns from nine healthy heads of ``ixi_t1`` and the T1 of 
 the nineteen other heads. Settings are those of the experiment white-matter; nothing here is chosen by a test.
 
 Each training goes to ``--output/NAME``; what is needed to score is copied to ``models/NAME``, without any path of this
-machine: configs, weights and calibration. The model card is written by hand, with figures of held-out people.
+machine: configs, weights and calibration. The model card is written by hand, with figures of held-out people; those of
+``brain_t1`` are printed by
+
+    python -m studies.shipped_models --data-root /data --output runs/shipped --check
+
+which takes each of the nineteen heads in turn as new, with thresholds from the eighteen others.
 """
 
 from __future__ import annotations
@@ -19,12 +24,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medanomaly.evaluation import Calibration
 from medanomaly.experiments.unseen_people import DISEASES, QUARTILES, TUMOURS, WHITE_MATTER, sections_of
 from medanomaly.shipped import shipped
 from medanomaly.workflows import train
 from medanomaly.workflows.bundles import FURTHER
 from medanomaly.workflows.compose import config_text
 from medanomaly.workflows.publish import ONES_OWN
+from medanomaly.workflows.scorers import load_scorer
 
 N_TRAINED = 9  # of the heads of IXI; nineteen more are what a promise of 5 % of false alarms needs
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,8 +45,12 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, default=Path("runs/shipped"), help="for the trainings")
     arguments.add_argument("--only", choices=("brain_flair", "brain_t1"), help="one of the two")
     arguments.add_argument("--epochs", type=int, help="fewer, to see that it works")
+    arguments.add_argument("--check", action="store_true", help="figures of brain_t1, once it is trained")
     given = arguments.parse_args()
     root = given.data_root.resolve()
+    if given.check:
+        check_t1(given.output / "brain_t1", brain_t1(root)[0]["validation"])
+        return
     short = {} if given.epochs is None else {"max_epochs": given.epochs}
     for name, (cases, settings) in {"brain_flair": brain_flair(root), "brain_t1": brain_t1(root)}.items():
         if given.only not in (None, name):
@@ -75,6 +88,21 @@ def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     cases = {"training": [*heads[:N_TRAINED], *patients], "validation": heads[N_TRAINED:]}
     settings = {**TUMOURS, "training_planes": None, "quartiles": QUARTILES[1:2], "spacing": [2.0, 2.0, 2.0]}
     return cases, settings
+
+
+def check_t1(model: Path, heads: list[dict[str, Any]]) -> None:
+    """Prints the share of each head's brain above thresholds from the others."""
+    heatmap = load_scorer(model).heatmap
+    scores = [values[np.isfinite(values)] for values in (heatmap({**case, "region": None}) for case in heads)]
+    for rate in (0.01, 0.005):
+        shares = []
+        for n, own in enumerate(scores):
+            others = Calibration.fit(scores[:n] + scores[n + 1 :], "the other heads")
+            shares.append(100 * float((own > others.voxel_threshold(rate)).mean()))
+        print(
+            f"{len(heads)} healthy heads, each with thresholds from the others: {100 * rate:g} % of normal voxels "
+            f"promised, {np.mean(shares):.2f} % found in the mean ({min(shares):.2f} to {max(shares):.2f})"
+        )
 
 
 def without_mask(case: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,16 @@
-"""Which windows, planes and channels the networks of the experiment white-matter should have: made lesions decide.
+"""Which windows, planes, channels and intensities the networks of the experiment white-matter should have.
 
     python -m studies.unseen_choice --data-root /data --output runs/unseen_choice
+    python -m studies.unseen_choice --data-root /data --output runs/unseen_choice --on patients
 
-Trains each candidate on whole heads of people with multiple sclerosis (``ms_whole_head``: patients 01, 03 and 04,
-lesions that nobody has drawn included), puts made lesions into one whom it has not seen (patient12), small ones in the
-shapes of lesions of 14 others and large ones of 35 to 75 mm, and prints how well they are found, with both signs: means
-over draws, and the 95 % interval of a bootstrap over these. Nobody who is tested in the experiment takes part.
+By made lesions: trains each candidate on whole heads of people with multiple sclerosis (``ms_whole_head``: patients 01,
+03 and 04, lesions that nobody has drawn included), puts made lesions into one whom it has not seen (patient12), small
+ones in the shapes of lesions of 14 others and large ones of 35 to 75 mm, and prints how well they are found, with both
+signs: means over draws, and the 95 % interval of a bootstrap over these. Nobody who is tested in the experiment takes
+part.
+
+``--on patients``: each candidate learns as in the experiment from all but one of its patients, whose lesions it is to
+find. A patient who is tested may be used for choosing what tests the other, not what tests the same one.
 """
 
 from __future__ import annotations
@@ -21,14 +26,18 @@ from numpy.typing import NDArray
 
 from medanomaly.data.lesion_factory import LesionFactory, made_shapes, shapes_from_masks
 from medanomaly.detectors import IntensityBaseline
-from medanomaly.evaluation import voxel_metrics
-from medanomaly.experiments.unseen_people import DISEASES, PLANES, sections_of
+from medanomaly.evaluation import in_region, voxel_metrics
+from medanomaly.evaluation.cohort_voxels import label_on_scan
+from medanomaly.experiments.unseen_people import DISEASES, PLANES, QUARTILES, cohort, sections_of
 from medanomaly.experiments.unseen_people_results import over_people
 from medanomaly.patches.layout import plain
+from medanomaly.preprocessing import NormalisePercentiles
+from medanomaly.workflows.benchmark import Run
 from medanomaly.workflows.costs import clock
 from medanomaly.workflows.scorers import Cohort, Scorer, train_scorer
 
 SPACING = (1.0, 1.0, 1.0)
+SCALE: dict[str, Any] = {"quartiles": QUARTILES}
 LENGTH = {"patches_per_epoch": 3200, "amp": True, "score_amp": True, "crop": True}
 SIX = [0.8, 0.5, 0.5, 0.5, 0.5, 0.5]
 # as many voxels for each: 1,600 steps of 16 windows of 64 voxels a side
@@ -40,8 +49,15 @@ WINDOWS: dict[int, dict[str, Any]] = {
         **{"radius": [1.2, 45.0], "shares": SIX * 2, "several": 6},
     },
 }
+AXIAL: dict[str, Any] = {**WINDOWS[64], "planes": PLANES, "training_planes": PLANES[:1]}
+STRONG: dict[str, Any] = {"jitter": 0.2, "gamma": 0.4}
 CANDIDATES: dict[str, tuple[int, dict[str, Any]]] = {
-    "64 voxels, half overlapping, learned on axial slices": (3, {**WINDOWS[64], "planes": PLANES[:1]}),
+    "64 voxels, learned on axial slices": (3, AXIAL),
+    "the same, FLAIR alone": (1, AXIAL),
+    "the same, FLAIR alone, stronger contrasts": (1, {**AXIAL, **STRONG}),
+    "the same, on a standard scale": (3, {**AXIAL, **SCALE}),
+    "the same, on a standard scale, stronger contrasts": (3, {**AXIAL, **SCALE, **STRONG}),
+    "the same, on a standard scale, learned in three planes": (3, {**AXIAL, **SCALE, "training_planes": PLANES}),
     "64 voxels, half overlapping, three planes": (3, {**WINDOWS[64], "planes": PLANES}),
     "64 voxels, 48 apart, three planes": (3, {**WINDOWS[64], "stride": 48, "planes": PLANES}),
     "96 voxels, 80 apart, three planes": (3, {**WINDOWS[96], "planes": PLANES}),
@@ -58,8 +74,13 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, default=Path("runs/unseen_choice"), help="for the trainings")
     arguments.add_argument("--draws", type=int, default=3, help="of each kind of lesion")
     arguments.add_argument("--only", default="", help="candidates whose name has this in it")
+    arguments.add_argument("--on", choices=("made", "patients"), default="made", help="whose lesions are to be found")
     given = arguments.parse_args()
+    candidates = {name: candidate for name, candidate in CANDIDATES.items() if given.only in name}
+    (on_patients if given.on == "patients" else on_made_lesions)(candidates, given)
 
+
+def on_made_lesions(candidates: Mapping[str, tuple[int, dict[str, Any]]], given: argparse.Namespace) -> None:
     sections = sections_of(DISEASES["white-matter"], None, given.data_root)
     training, unseen = sections["training"], sections["validation"][0]
     shapes = shapes_from_masks(sorted((given.data_root / "open_ms" / "lesion_masks").glob("*.nii*")))
@@ -77,13 +98,41 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     bright = Scorer(IntensityBaseline("smoothed", spacing=SPACING))
     _print("smoothed brightness, for what is bright", bright, made, brain, 3, bright_alone=True)
-    for name, (channels, settings) in CANDIDATES.items():
-        if given.only in name:
-            seen = [{**case, "image": case["image"][:channels]} for case in training]
-            cohort = Cohort(seen, [], [], preparation=preparation, n_channels=channels)
-            folder = given.output / "_".join(name.replace(",", "").split())
-            scorer = train_scorer("synthetic_anomalies", cohort, folder, 0, {**LENGTH, **settings}, {})
-            _print(name, scorer, made, brain, channels)
+    for name, (channels, settings) in candidates.items():
+        seen = [{**case, "image": case["image"][:channels]} for case in training]
+        own = Cohort(seen, [], [], preparation=preparation, n_channels=channels)
+        scorer = train_scorer("synthetic_anomalies", own, given.output / _folder(name), 0, {**LENGTH, **settings}, {})
+        scale = NormalisePercentiles(quartiles=settings.get("quartiles"))
+        region = torch.from_numpy(brain)[None]
+        scaled = [(kind, scale(torch.from_numpy(x), region).numpy(), where) for kind, x, where in made]
+        _print(name, scorer, scaled if "quartiles" in settings else made, brain, channels)
+
+
+def on_patients(candidates: Mapping[str, tuple[int, dict[str, Any]]], given: argparse.Namespace) -> None:
+    disease = DISEASES["white-matter"]
+    sections = sections_of(disease, None, given.data_root)
+    print("| | patient | AUROC, both | AP, both | AUROC, bright | AP, bright |")
+    print("|---|---|---|---|---|---|")
+    for name, (channels, settings) in candidates.items():
+        for person in (str(case["case"]) for case in sections["test"]):
+            detector = "candidate" if channels == 3 else "candidate-flair"
+            run = Run(detector, person, 0, "synthetic_anomalies", options={"test_person": person})
+            folder = given.output / f"{_folder(name)}_{person}"
+            folder.mkdir(parents=True, exist_ok=True)
+            own = cohort(disease, sections, run, given.data_root, folder)
+            (case,) = own.test
+            parts = []
+            for sign in ("both", "bright"):
+                scorer = train_scorer(
+                    "synthetic_anomalies", own, folder / "model", 0, {**LENGTH, **settings}, {"sign": sign}
+                )
+                found = voxel_metrics(*in_region(scorer.heatmap(case), label_on_scan(case)))
+                parts.append(f"{found['auroc']:.3f} | {found['average_precision']:.3f}")
+            print(f"| {name} | {person} | {' | '.join(parts)} |", flush=True)
+
+
+def _folder(name: str) -> str:
+    return "_".join(name.replace(",", "").split())
 
 
 def _factory(kind: str, seed: int, shapes: list[Any]) -> LesionFactory:

@@ -24,7 +24,7 @@ from medanomaly.training import GridSettings
 from medanomaly.training.grid_stage import GridStage
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("docs", "bundles", "studies", "results", "benchmarks")
+FOLDERS = ("docs", "bundles", "models", "studies", "results", "benchmarks")
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")), ROOT / "mkdocs.yml"}
 )

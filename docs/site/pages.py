@@ -23,6 +23,7 @@ ELSEWHERE = (
     "benchmarks/results/cpu-*.png",
     "bundles/*/docs/README.md",
     "bundles/common/README.md",
+    "models/*/docs/README.md",
     "results/**/leaderboard.md",
     "results/*/*.png",
     "studies/README.md",
@@ -36,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the bundles and the API to the navigation."""
     for section in config.nav or []:
         if "Detectors" in section:
-            section["Detectors"][:0] = [path for path in _elsewhere() if path.endswith("/docs/README.md")]
+            section["Detectors"][:0] = [path for path in _elsewhere() if re.match("bundles/.+/docs/", path)]
         if "API" in section:
             section["API"] = [{f"medanomaly.{name}": f"api/{name}.md"} for name in _api()]
     return config

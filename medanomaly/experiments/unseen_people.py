@@ -49,8 +49,10 @@ AS_FOR_LESIONS = (
 )
 BASELINE_SPACING = (1.0, 1.0, 1.0)  # mm: brightness needs no large windows, and would only lose by larger voxels
 PLACE = "+place"  # relative to what the people that were learned from show at that place
+SIDE, SIDE_MM = "+side", 8.0  # relative to what is usual on the other side of the brain, in a Gaussian of this sigma
+# ways of scoring, see ``voxel_detectors.WAYS``
 OF_ONE = ("both", "bright")
-OF_ENSEMBLES = ("both", "both+place", "bright", "bright+prior")  # ways of scoring, see ``voxel_detectors.WAYS``
+OF_ENSEMBLES = ("both", "both+side", "both+place", "bright", "bright+side", "bright+prior")
 PLANES = ["axial", "coronal", "sagittal"]
 
 
@@ -76,10 +78,8 @@ class Group:
             found.setdefault(values["case"], set()).add(values["channel"])
         named = []
         for case in sorted(case for case, there in found.items() if there >= set(self.channels)):
-            own: dict[str, Any] = {
-                "case": case,
-                "image": [self.files.format(case=case, channel=channel) for channel in self.channels],
-            }
+            images = [self.files.format(case=case, channel=channel) for channel in self.channels]
+            own: dict[str, Any] = {"case": case, "image": images}
             for key, pattern in (("label", self.label), ("brain", self.brain)):
                 if pattern is not None:
                     own[key] = pattern.format(case=case)
@@ -221,7 +221,7 @@ def runs(
                     seed,
                     bundle,
                     {**settings, **short},
-                    WAYS[way.removesuffix(PLACE)],
+                    _scoring(way, disease.spacing),
                     {**own, "way": way},
                     model=f"{detector}_{person}_seed{seed}_training",
                 )
@@ -229,6 +229,11 @@ def runs(
                 for way in ways
             ]
     return planned
+
+
+def _scoring(way: str, spacing: tuple[float, float, float]) -> dict[str, Any]:
+    side = {"other_side": SIDE_MM / spacing[0]} if way.endswith(SIDE) else {}
+    return {**WAYS[way.removesuffix(PLACE).removesuffix(SIDE)], **side}
 
 
 def cohort(

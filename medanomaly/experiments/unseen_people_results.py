@@ -30,8 +30,9 @@ MOST_EXACT = 6  # people up to whom every resample is taken
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     """A row a detector and way of scoring: means over the people, the spread of these over seeds, and each person.
 
-    "95 % over people" is a bootstrap over people of the mean AP, of three at least. Lesions are found one by one. Of a
-    seed that has not scored all of a row's people yet, the means take nothing.
+    "95 % over people" is a bootstrap over people of the mean AP, of three at least. Lesions are found one by one;
+    those of a size are counted over all people. Of a seed that has not scored all of a row's people yet, the means take
+    nothing.
 
     Raises:
         InputError: if rows were measured on other voxels of a person, or with thresholds from others.
@@ -44,8 +45,8 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         rows.setdefault((result["detector"], result["settings"]["options"]["way"]), []).append(result)
-    detectors, ways = list(dict.fromkeys(detector for detector, _ in rows)), ["-", "both", "both+place", *WAYS]
-    ordered = sorted(rows, key=lambda row: (detectors.index(row[0]), ways.index(row[1])))
+    detectors, ways = list(dict.fromkeys(detector for detector, _ in rows)), ["-", *WAYS]
+    ordered = sorted(rows, key=lambda row: (detectors.index(row[0]), ways.index(row[1].partition("+")[0]), row[1]))
     return pd.DataFrame([_row(*row, rows[row], list(by_person)) for row in ordered])
 
 
@@ -63,10 +64,23 @@ def _row(detector: str, way: str, group: Sequence[Result], people: Sequence[str]
     if len(each) >= 3:
         low, high = over_people(each.to_numpy())
         row["AP, 95 % over people"] = f"{low:.3f} to {high:.3f}"
+    of_size: dict[str, list[Any]] = {}
+    for result in group:
+        for lesions in result["metrics"]["lesions"].get("by_size", ()):
+            of_size.setdefault(_size_in_words(*lesions["ml"]), []).append(lesions)
+    for words, classes in of_size.items():  # pooled: a person may have few of a size
+        there = sum(lesions["lesions"] for lesions in classes)
+        row[words] = sum(lesions["found"] for lesions in classes) / there if there else float("nan")
     for person in people:
         for name in OF_EACH:
             row[f"{name}, {person}"] = float(values[name].groupby("person")["value"].mean().get(person, np.nan))
     return row | mean_costs(group)
+
+
+def _size_in_words(low: float, high: float | None) -> str:
+    if high is None:
+        return f"found above {low:g} ml"
+    return f"found up to {high:g} ml" if low == 0 else f"found {low:g} to {high:g} ml"
 
 
 def over_people(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from medanomaly.patches.grid import PatchGrid
 from medanomaly.patches.inferer import PatchScoreInferer
+from medanomaly.patches.other_side import RelativeToOtherSide
 from medanomaly.patches.places import RelativeToPlace, fit_places
 from medanomaly.patches.postprocessing import EdgeWeight, Median, MinimumComponent, Postprocessed
 from medanomaly.patches.sampling import PatchSampler
@@ -16,6 +17,7 @@ __all__ = [
     "PatchScoreInferer",
     "PatchSpec",
     "Postprocessed",
+    "RelativeToOtherSide",
     "RelativeToPlace",
     "fit_places",
 ]

@@ -161,7 +161,7 @@ def train_scorer(
     clock = folder.with_name(f"{folder.name}_seconds.json")
     if not (folder / "models" / "model.pt").exists():
         # without bars, and without the thresholds of daily use: a benchmark takes its own
-        nested = ("inferer", "inferer#inferer", "inferer#inferer#inferer")
+        nested = ("inferer", *("inferer" + depth * "#inferer" for depth in (1, 2, 3)))
         bars = ("train#trainer#progress", *(f"{inferer}#progress" for inferer in nested))
         off = dict.fromkeys((*bars, "calibrate"), False)
         copy_bundle(bundle, folder, {**settings_it_has(bundle, off), **own}, chain=chain)

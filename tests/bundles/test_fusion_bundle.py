@@ -53,6 +53,18 @@ def test_scores_relative_to_places_are_part_of_what_the_model_is(cohort: Path, t
     assert "places = True" in str(plain_error(caught.value))
 
 
+def test_scores_relative_to_the_other_side_are_part_of_what_the_model_is(cohort: Path, tmp_path: Path) -> None:
+    configs, settings = BUNDLES / "fusion" / "configs", {"dataset_dir": str(cohort.parent), "spacing": [2, 2, 3]}
+    settings |= {"bundle_root": str(tmp_path / "model"), "other_side": 3}
+    workflow(configs, "train", **settings, max_epochs=1, patches_per_epoch=32, batch_size=16).run()
+    workflow(configs, "inference", **settings).run()
+    found = np.asarray(nib.load(tmp_path / "model" / "scores" / "test-0" / "test-0_heatmap.nii.gz").dataobj)
+    assert np.nanmin(found) < 0 < np.nanmax(found), "scores of the fusion are not below 0, these are"
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow(configs, "inference", **{**settings, "other_side": None}).run()
+    assert "other_side = 3" in str(plain_error(caught.value))
+
+
 def test_the_example_of_the_fusion_works(tmp_path: Path) -> None:
     (example,) = re.findall(r"```json\n(.*?)```", (BUNDLES / "fusion" / "docs" / "README.md").read_text(), re.DOTALL)
     settings = json.loads(f"{{{example}}}")

@@ -125,8 +125,10 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
         ["intensity", "-"],
         ["ensemble", "both"],
         ["ensemble", "both+place"],
+        ["ensemble", "both+side"],
         ["ensemble", "bright"],
         ["ensemble", "bright+prior"],
+        ["ensemble", "bright+side"],
     ]
     assert set(table["people"]) == {3} and (folder / "roc.png").exists()
     flair, lesions = (
@@ -136,17 +138,25 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     expected = average_precision_score(lesions[inside] > 0, flair[inside])
     assert table["AP, pat04"][0] == pytest.approx(expected, abs=1e-4)
     results = [json.loads(file.read_text()) for file in (folder / "results").glob("*pat04*.json")]
-    assert len(results) == 5 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
+    assert len(results) == 7 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
     assert all(r["metrics"]["lesions"]["lesions"] == 2 for r in results)
     trained = [r for r in results if r["detector"] == "ensemble"]
     assert all("pat04" not in r["trained_on"] and "at 2 mm" in r["settings_chosen"] for r in trained)
+
+
+SMALL, LARGE = {"ml": [0.0, 0.1]}, {"ml": [1.0, None]}
+SIZES = {
+    "a": [{**SMALL, "lesions": 3, "found": 1}, {**LARGE, "lesions": 0, "found": 0}],
+    "b": [{**SMALL, "lesions": 1, "found": 0}, {**LARGE, "lesions": 2, "found": 2}],
+    "c": [{**SMALL, "lesions": 0, "found": 0}, {**LARGE, "lesions": 2, "found": 1}],
+}
 
 
 def result(detector, way, person, seed, ap, n_voxels=100):
     metrics = {
         "voxels": {"auroc": 0.9, "average_precision": ap, "best_dice": 0.5, "n_voxels": n_voxels},
         "at_threshold": {"dice": 0.4},
-        "lesions": {"sensitivity": 0.5, "false_positives": 3},
+        "lesions": {"sensitivity": 0.5, "false_positives": 3, "by_size": SIZES[person]},
         "threshold_from": "x",
     }
     settings = {"options": {"way": way, "test_person": person}}
@@ -160,6 +170,7 @@ def test_rows_are_means_over_people_and_their_spread_is_over_seeds():
     (row,) = table.to_dict("records")
     assert row["AP"] == pytest.approx((0.3 + 0.4) / 2) and row["AP sd"] == pytest.approx(np.std([0.3, 0.4], ddof=1))
     assert (row["people"], row["seeds"], row["AP, a"]) == (3, 2, pytest.approx(0.3))
+    assert row["found up to 0.1 ml"] == 1 / 4 and row["found above 1 ml"] == 3 / 4, "of all people together"
     means = [np.mean(drawn) for drawn in product([0.3, 0.6, 0.15], repeat=3)]
     low, high = np.percentile(means, [2.5, 97.5])
     shown = [float(end) for end in row["AP, 95 % over people"].split(" to ")]
