@@ -72,7 +72,7 @@ def brain_flair(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "training": [*map(without_mask, sections["test"]), *map(without_mask, sections["training"])],
         "validation": list(map(without_mask, sections["validation"])),
     }
-    return cases, {**WHITE_MATTER, "register": True}
+    return cases, {**WHITE_MATTER, "register": True, "stride": 48, "other_side": 8.0}
 
 
 def brain_t1(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:

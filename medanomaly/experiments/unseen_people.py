@@ -30,18 +30,17 @@ from medanomaly.evaluation.cohort import require_labels
 from medanomaly.evaluation.cohort_voxels import label_on_scan
 from medanomaly.evaluation.lesion_metrics import lesion_metrics
 from medanomaly.experiments.open_ms import by_slice, region_of_all_channels
-from medanomaly.experiments.unseen_people_results import leaderboard
+from medanomaly.experiments.unseen_people_results import leaderboard, pictures
 from medanomaly.experiments.voxel_detectors import WAYS
 from medanomaly.patches import RelativeToPlace, fit_places
-from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import BASELINES, Experiment, Run
 from medanomaly.workflows.cohort import fingerprint, measure_cohort
 from medanomaly.workflows.scorers import Cohort, Scorer
 
 CHOSEN_BY_LESIONS = (
     "windows, planes and length as in a first prototype; the scale of intensities, channels and members out of ten "
-    "candidates, each with one seed, by their figures for patient07 and patient26, who are tested: those of one seed "
-    "are a little too good; no other person's lesions were looked at"
+    "candidates, each with one seed, and how far scores are compared with the other side, by figures for patient07 and "
+    "patient26, who are tested: those here are a little too good; no other person's lesions were looked at"
 )
 AS_FOR_LESIONS = (
     "those of white-matter, at 2 mm and with large anomalies, as gliomas are large; fields of a coil after a look at "
@@ -189,7 +188,7 @@ def unseen_people(name: str, datalist: str | Path | None = None, data_root: str 
         measure,
         leaderboard,
         partial(origin, disease, sections),
-        _pictures,
+        pictures,
         arguments=(name,) if datalist is None else (name, "--datalist", str(datalist)),
         shared=("people",),
     )
@@ -336,14 +335,3 @@ def sections_of(
     if len(sections["test"]) < 2 and not sections["training"]:
         raise InputError("there is nobody to learn from: give further people, under 'training' or under 'test'.")
     return sections
-
-
-def _pictures(results: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """``roc.png``: a panel for each person, a curve for each detector and way of scoring."""
-    panels: dict[str, dict[str, list[Any]]] = {}
-    for result in results:
-        options, metrics = result["settings"]["options"], result["metrics"]
-        name = f"{result['detector']}, {options['way']}".removesuffix(", -")
-        panels.setdefault(str(options["test_person"]), {}).setdefault(name, []).append(metrics["roc"])
-    if panels:
-        roc_panels(panels, folder / "roc.png")

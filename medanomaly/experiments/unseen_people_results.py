@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from medanomaly.errors import InputError
 from medanomaly.experiments.voxel_detectors import WAYS
+from medanomaly.report import roc_panels
 from medanomaly.workflows.benchmark import Result, check_same
 from medanomaly.workflows.costs import mean_costs
 
@@ -81,6 +83,21 @@ def _size_in_words(low: float, high: float | None) -> str:
     if high is None:
         return f"found above {low:g} ml"
     return f"found up to {high:g} ml" if low == 0 else f"found {low:g} to {high:g} ml"
+
+
+def pictures(results: Sequence[Result], folder: Path) -> None:
+    """``roc.png``: a panel for each person, a curve for each detector and way of scoring, with its mean AUROC."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for result in results:
+        name = f"{result['detector']}, {result['settings']['options']['way']}".removesuffix(", -")
+        found.setdefault(_person(result), {}).setdefault(name, []).append(result["metrics"])
+    panels: dict[str, dict[str, list[Any]]] = {person: {} for person in found}
+    for person, rows in found.items():
+        for name, metrics in rows.items():
+            auroc = sum(one["voxels"]["auroc"] for one in metrics) / len(metrics)
+            panels[person][f"{auroc:.3f} {name}"] = [one["roc"] for one in metrics]
+    if panels:
+        roc_panels(panels, folder / "roc.png")
 
 
 def over_people(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:

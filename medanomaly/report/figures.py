@@ -16,6 +16,8 @@ from PIL import Image
 from medanomaly.data.reading import read_display, read_volume
 from medanomaly.data.writing import written_whole
 
+DASHES = ("-", (0, (4, 1.5)), ":")  # of the curves of a panel, each in ten colours
+
 
 def case_figure(
     images: Sequence[str | Path],
@@ -103,7 +105,11 @@ def roc_panels(
     for axis, (title, detectors) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for number, (label, curves) in enumerate(detectors.items()):
             for n, curve in enumerate(curves):  # once in the legend
-                style = {"color": f"C{number}", "linewidth": 1.2, "label": "_" if n else label}
+                style = {
+                    "color": f"C{number}",
+                    "linestyle": DASHES[number // 10 % len(DASHES)],
+                }  # there are ten colours
+                style |= {"linewidth": 1.2, "label": "_" if n else label}
                 axis.plot(curve["fpr"], curve["tpr"], **style)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
         axis.set(title=title, xlim=(0, 1), ylim=(0, 1.005))
