@@ -105,12 +105,9 @@ def roc_panels(
     for axis, (title, detectors) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for number, (label, curves) in enumerate(detectors.items()):
             for n, curve in enumerate(curves):  # once in the legend
-                style = {
-                    "color": f"C{number}",
-                    "linestyle": DASHES[number // 10 % len(DASHES)],
-                }  # there are ten colours
-                style |= {"linewidth": 1.2, "label": "_" if n else label}
-                axis.plot(curve["fpr"], curve["tpr"], **style)
+                dashes = DASHES[number // 10 % len(DASHES)]  # there are ten colours
+                style = {"color": f"C{number}", "linestyle": dashes, "label": "_" if n else label}
+                axis.plot(curve["fpr"], curve["tpr"], linewidth=1.2, **style)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
         axis.set(title=title, xlim=(0, 1), ylim=(0, 1.005))
         axis.set(xlabel=f"false positive rate ({counted})", ylabel="true positive rate")
