@@ -68,6 +68,7 @@ def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
         ("docs/reproduction.md", "fashion-mnist", "fashion-mnist"),
         ("docs/side_by_side.md", "side by side", "fashion-mnist"),
         ("docs/unseen.md", "unseen white-matter", "white-matter"),
+        ("docs/unseen.md", "unseen tumours", "tumours"),
     ],
 )
 def test_tables_in_the_documents_are_those_of_the_leaderboards(document: str, marker: str, leaderboard: str) -> None:
