@@ -5,7 +5,8 @@
 ``brain_flair`` learns from people with multiple sclerosis: the two of ``open_ms``, without what touches their lesions,
 and the scans of three of ``ms_whole_head``, lesions included, as nobody has drawn them; its thresholds come from the
 fourth. ``brain_t1`` learns from nine healthy heads of ``ixi_t1`` and the T1 of ``open_ms``, and has its thresholds from
-the nineteen other heads. Settings are those of the experiment white-matter; nothing here is chosen by a test.
+the nineteen other heads. Settings are those of the experiments white-matter and tumours, which say how
+they were chosen.
 
 Each training goes to ``--output/NAME``; what is needed to score is copied to ``models/NAME``, without any path of this
 machine: configs, weights and calibration. The model card is written by hand, with figures of held-out people; those of

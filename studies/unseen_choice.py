@@ -102,10 +102,11 @@ def on_made_lesions(candidates: Mapping[str, tuple[int, dict[str, Any]]], given:
         seen = [{**case, "image": case["image"][:channels]} for case in training]
         own = Cohort(seen, [], [], preparation=preparation, n_channels=channels)
         scorer = train_scorer("synthetic_anomalies", own, given.output / _folder(name), 0, {**LENGTH, **settings}, {})
-        scale = NormalisePercentiles(quartiles=settings.get("quartiles"))
-        region = torch.from_numpy(brain)[None]
-        scaled = [(kind, scale(torch.from_numpy(x), region).numpy(), where) for kind, x, where in made]
-        _print(name, scorer, scaled if "quartiles" in settings else made, brain, channels)
+        shown = made
+        if "quartiles" in settings:
+            scale, region = NormalisePercentiles(quartiles=settings["quartiles"]), torch.from_numpy(brain)[None]
+            shown = [(kind, scale(torch.from_numpy(x), region).numpy(), where) for kind, x, where in made]
+        _print(name, scorer, shown, brain, channels)
 
 
 def on_patients(candidates: Mapping[str, tuple[int, dict[str, Any]]], given: argparse.Namespace) -> None:

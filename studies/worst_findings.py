@@ -43,27 +43,26 @@ def main() -> None:
     figure, axes = plt.subplots(len(people), 3, figsize=(9, 3.3 * len(people)), squeeze=False)
     for row, person in zip(axes, people, strict=True):
         name = f"{given.detector}_{given.way}-{person}_seed0"
-        threshold = json.loads((folder / "results" / f"{name}.json").read_text())["metrics"]["at_threshold"][
-            "threshold"
-        ]
+        metrics = json.loads((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))["metrics"]
         model = folder / "runs" / f"{given.detector}_{person}_seed0_training"
         run = Run(given.detector, person, 0, options={"test_person": person})
         (case,) = cohort(DISEASES[NAME], sections, run, given.data_root, model).test
         heatmap = load_scorer(model / "model", **WAYS[given.way]).heatmap(case)
         flair = np.asarray(LoadCased()({"image": case["image"][0]})["image"][0])
-        for axis, (title, place) in zip(row, worst(heatmap, label_on_scan(case), threshold), strict=True):
+        called = np.nan_to_num(heatmap, nan=-np.inf) > metrics["at_threshold"]["threshold"]
+        lesions = label_on_scan(case)
+        for axis, (title, place) in zip(row, worst(heatmap, called, lesions), strict=True):
             print(f"{person}: {title}, voxel {place}")
-            draw(axis, flair, np.nan_to_num(heatmap, nan=-np.inf) > threshold, label_on_scan(case), place)
+            draw(axis, flair, called, lesions, place)
             axis.set_title(f"{person}: {title}", fontsize=8)
     figure.tight_layout()
     figure.savefig(given.output, dpi=110)
 
 
 def worst(
-    heatmap: NDArray[Any], lesions: NDArray[np.bool_], threshold: float
+    heatmap: NDArray[Any], called: NDArray[np.bool_], lesions: NDArray[np.bool_]
 ) -> list[tuple[str, tuple[int, int, int] | None]]:
     """What is shown: words and a voxel; none where nothing is wrong in this way."""
-    called = np.nan_to_num(heatmap, nan=-np.inf) > threshold
     findings, numbered = connected(called, connectivity=3), connected(lesions & np.isfinite(heatmap), connectivity=3)
     false = called & ~np.isin(findings, np.unique(findings[lesions & called]))
     missed = (numbered > 0) & ~np.isin(numbered, np.unique(numbered[called]))

@@ -68,7 +68,7 @@ def _row(detector: str, way: str, group: Sequence[Result], people: Sequence[str]
         row["AP, 95 % over people"] = f"{low:.3f} to {high:.3f}"
     of_size: dict[str, list[Any]] = {}
     for result in group:
-        for lesions in result["metrics"]["lesions"].get("by_size", ()):
+        for lesions in result["metrics"]["lesions"]["by_size"]:
             of_size.setdefault(_size_in_words(*lesions["ml"]), []).append(lesions)
     for words, classes in of_size.items():  # pooled: a person may have few of a size
         there = sum(lesions["lesions"] for lesions in classes)

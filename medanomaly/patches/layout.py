@@ -13,6 +13,11 @@ def plain(volume: Tensor) -> Tensor:
     return volume.as_tensor() if hasattr(volume, "as_tensor") else volume
 
 
+def regions_of(volumes: Tensor, mask: Tensor | None) -> Tensor:
+    """What is inside, as booleans (B, 1, H, W, D): above 0 in ``mask``, or, without one, not 0 in some channel."""
+    return (plain(volumes) != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+
+
 def for_network(patches: Tensor, spatial_dims: int) -> Tensor:
     """Gathered windows (B, C, w0, w1, w2) as a network takes them: cubes as they are, stacks of slices as channels.
 

@@ -13,10 +13,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from medanomaly.errors import ConfigError
-from medanomaly.patches.layout import plain
+from medanomaly.patches.layout import plain, regions_of
+from medanomaly.patches.places import Floats, Mask
 
-Floats = NDArray[np.floating[Any]]
-Mask = NDArray[np.bool_]
 NEAR = 1e-3  # of the Gaussian's weight: with less of the brain around it, a voxel has no other side
 
 
@@ -49,7 +48,7 @@ class RelativeToOtherSide(Inferer):
         """Scores (B, 1, H, W, D) float32 on the CPU; NaN wherever the inferer gave NaN."""
         if self.sigma is None:
             return self.inferer(inputs, network, *args, mask=mask, **kwargs)
-        masks = (plain(inputs) != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+        masks = regions_of(inputs, mask)
         asked = getattr(network, "sign", None)
         signs = ("bright", "dark") if asked == "both" and network.signed else (asked,)
         found = []

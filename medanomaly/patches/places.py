@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medanomaly.data.writing import written_whole
 from medanomaly.errors import InputError
-from medanomaly.patches.layout import plain
+from medanomaly.patches.layout import plain, regions_of
 from medanomaly.terminal import progress
 
 Floats = NDArray[np.floating[Any]]
@@ -54,7 +54,7 @@ class RelativeToPlace(Inferer):
         if self.file is None:
             return heatmaps
         heatmaps = plain(heatmaps).cpu()
-        masks = (plain(inputs) != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+        masks = regions_of(inputs, mask)
         table = self._table(str(getattr(network, "sign", "both")))
         maps = [relative(h[0].numpy(), b[0].numpy(), table) for h, b in zip(heatmaps, masks.cpu(), strict=True)]
         return torch.from_numpy(np.stack(maps)[:, None])

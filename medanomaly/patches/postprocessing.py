@@ -16,7 +16,7 @@ from skimage.morphology import area_opening, local_maxima
 from torch import Tensor
 
 from medanomaly.errors import ConfigError, InputError
-from medanomaly.patches.layout import plain
+from medanomaly.patches.layout import plain, regions_of
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
@@ -69,7 +69,7 @@ class Postprocessed(Inferer):
             ConfigError: if a step changes the shape of a heatmap.
         """
         heatmaps = plain(self.inferer(inputs, network, *args, mask=mask, exclude=exclude, **kwargs)).cpu()
-        masks = (plain(inputs) != 0).any(dim=1, keepdim=True) if mask is None else plain(mask) > 0
+        masks = regions_of(inputs, mask)
         maps = [self._step(h[0].numpy(), b[0].numpy()) for h, b in zip(heatmaps, masks.cpu(), strict=True)]
         return torch.as_tensor(np.stack(maps)[:, None], dtype=torch.float32)
 
