@@ -108,17 +108,40 @@ class Detector(nn.Module):
         """Scores of patches (B, C, H, W[, D]): (B, 1), one a patch, or (B, 1, H, W[, D]), one a voxel."""
         raise NotImplementedError
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """:meth:`score`, with gradients where it ``searches``, even under ``no_grad`` or ``inference_mode``."""
+    @torch.jit.unused
+    def score_signs(self, patches: Tensor, signs: list[str]) -> Tensor:
+        """:meth:`score` with each of ``signs``, whatever the sign is now: (B, len(signs)[, H, W[, D]]).
+
+        Detectors whose scores of several signs come from one pass of their network override it.
+        """
+        asked = self.sign
+        try:
+            found = []
+            for sign in signs:
+                self.set_sign(sign)
+                found.append(self.score(patches))
+        finally:
+            self.set_sign(asked)
+        return torch.cat(found, dim=1)
+
+    def forward(self, patches: Tensor, signs: list[str] | None = None) -> Tensor:
+        """:meth:`score`, with gradients where it ``searches``, even under ``no_grad`` or ``inference_mode``.
+
+        With ``signs``, :meth:`score_signs`.
+        """
         if torch.jit.is_scripting():
             return self.score(patches)
-        return self._score_with_gradients(patches) if self.searches else self.score(patches)
+        return self._score_with_gradients(patches, signs) if self.searches else self._scored(patches, signs)
 
     @torch.jit.unused
-    def _score_with_gradients(self, patches: Tensor) -> Tensor:
+    def _scored(self, patches: Tensor, signs: list[str] | None) -> Tensor:
+        return self.score(patches) if signs is None else self.score_signs(patches, signs)
+
+    @torch.jit.unused
+    def _score_with_gradients(self, patches: Tensor, signs: list[str] | None) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             # a tensor made in inference mode can never take part in a gradient; a copy made outside can
-            return self.score(patches.clone() if patches.is_inference() else patches).detach()
+            return self._scored(patches.clone() if patches.is_inference() else patches, signs).detach()
 
     def __prepare_scriptable__(self) -> Detector:
         """What ``torch.jit.script`` calls first, so that every way to export meets this check.

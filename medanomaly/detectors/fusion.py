@@ -96,13 +96,13 @@ class Fusion(Detector):
         self.quantiles = nn.Buffer(torch.linspace(0, 1, STEPS).expand(len(SIGNS), n_maps, STEPS).clone())
         self.tail = nn.Buffer(torch.ones(len(SIGNS), n_maps))  # mean excess over the 99 % quantile
         self.prior_median = nn.Buffer(torch.zeros(()))
+        self.signs = list(SIGNS)  # the rows of the tables
         self.set_sign(sign)
 
     def set_sign(self, sign: str) -> None:
         super().set_sign(sign)
         for member in self._detectors():
             member.set_sign(sign)
-        self.sign_index = SIGNS.index(sign)
 
     def stages(self) -> Iterator[Stage]:
         """The members' first stages at once, then their second ones, ...; who has had all of its stages rests."""
@@ -149,13 +149,15 @@ class Fusion(Detector):
         smoothed = torch.cat([self._smoothed(batch)[foreground(batch)] for batch in kept])
         self.prior_median.copy_(smoothed.median())
         every = max(1, smoothed.numel() // MOST_VOXELS)
-        asked = self.sign
-        for number, sign in enumerate(SIGNS if self.signed else SIGNS[:1]):
-            self.set_sign(sign)
-            maps = [[m[foreground(b)][::every] for m in [*self._member_maps(b), self._prior_map(b)]] for b in kept]
-            for n, scores in enumerate(zip(*maps, strict=True)):
-                self._fit_table(number, n, torch.cat(scores))
-        self.set_sign(asked)
+        signs = self.signs if self.signed else self.signs[:1]
+        found: list[list[Tensor]] = []
+        for batch in kept:
+            prior = torch.cat([self._prior_map(batch, sign) for sign in signs], dim=1)
+            maps, inside = [*self._maps_of_signs(batch, signs), prior], foreground(batch)[:, 0]
+            found.append([m.transpose(0, 1)[:, inside][:, ::every] for m in maps])
+        for n, scores in enumerate(zip(*found, strict=True)):
+            for number, own in enumerate(torch.cat(scores, dim=1)):
+                self._fit_table(number, n, own)
 
     def _fit_table(self, sign: int, number: int, scores: Tensor) -> None:
         ordered = scores.double().sort().values
@@ -169,37 +171,54 @@ class Fusion(Detector):
         return list(dict.fromkeys(caution for member in self._detectors() for caution in member.cautions()))
 
     def score(self, patches: Tensor) -> Tensor:
-        total, weight = torch.zeros_like(patches[:, :1]), 0.0
-        for number, scores in enumerate(self._member_maps(patches, unweighted=False)):
-            total = total + self.weights[number] * self._rarity(scores, number)
-            weight += self.weights[number]
-        if self.prior_weight > 0:
-            total = total + self.prior_weight * self._rarity(self._prior_map(patches), len(self.weights))
-            weight += self.prior_weight
-        return total / weight
-
-    def _rarity(self, scores: Tensor, number: int) -> Tensor:
-        """``-log10`` of the share of normal voxels that score at least as high, of the shape of ``scores``."""
-        scores = scores.float()  # bfloat16 under autocast; the table is not
-        quantiles = self.quantiles[self.sign_index, number]
-        # of several equal quantiles the first: a score that many normal voxels share is not rare
-        above = torch.searchsorted(quantiles, scores.contiguous()).clamp(1, quantiles.shape[0] - 1)
-        low, high = quantiles[above - 1], quantiles[above]
-        part = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-        beyond = (scores - quantiles[-1]).clamp(min=0) / (self.tail[self.sign_index, number] * log(10))
-        return self.step * (above - 1 + part) + beyond
-
-    def _member_maps(self, patches: Tensor, unweighted: bool = True) -> list[Tensor]:
-        """A score a voxel (B, 1, H, W[, D]) from each member; 0 from those of weight 0, unless ``unweighted``."""
         maps: list[Tensor] = []
         for number, member in enumerate(self.members):
             size, stride = self.sizes[number], self.strides[number]
-            if unweighted or self.weights[number] > 0:
+            if self.weights[number] > 0:
                 scores = member(self._tiles(patches, self.channels[number], size, stride))
                 maps.append(self._stitched(scores, size, stride, patches))
             else:
                 maps.append(torch.zeros_like(patches[:, :1]))
+        return self._fused(maps, self.sign, patches)
+
+    @torch.jit.unused
+    def score_signs(self, patches: Tensor, signs: list[str]) -> Tensor:
+        maps = self._maps_of_signs(patches, signs)
+        fused = [self._fused([m[:, n : n + 1] for m in maps], sign, patches) for n, sign in enumerate(signs)]
+        return torch.cat(fused, dim=1)
+
+    @torch.jit.unused
+    def _maps_of_signs(self, patches: Tensor, signs: list[str]) -> list[Tensor]:
+        """A score a voxel and sign (B, len(signs), H, W[, D]) from each member."""
+        maps = []
+        for number, member in enumerate(self._detectors()):
+            size, stride = self.sizes[number], self.strides[number]
+            tiles = self._tiles(patches, self.channels[number], size, stride)
+            maps.append(self._stitched(member(tiles, signs), size, stride, patches))
         return maps
+
+    def _fused(self, maps: list[Tensor], sign: str, patches: Tensor) -> Tensor:
+        """The weighted mean of how rare the members' scores (B, 1, H, W[, D]) and the prior's are."""
+        total, weight = torch.zeros_like(patches[:, :1]), 0.0
+        for number, scores in enumerate(maps):
+            total = total + self.weights[number] * self._rarity(scores, sign, number)
+            weight += self.weights[number]
+        if self.prior_weight > 0:
+            total = total + self.prior_weight * self._rarity(self._prior_map(patches, sign), sign, len(self.weights))
+            weight += self.prior_weight
+        return total / weight
+
+    def _rarity(self, scores: Tensor, sign: str, number: int) -> Tensor:
+        """``-log10`` of the share of normal voxels that score at least as high, of the shape of ``scores``."""
+        scores = scores.float()  # bfloat16 under autocast; the table is not
+        row = self.signs.index(sign)
+        quantiles = self.quantiles[row, number]
+        # of several equal quantiles the first: a score that many normal voxels share is not rare
+        above = torch.searchsorted(quantiles, scores.contiguous()).clamp(1, quantiles.shape[0] - 1)
+        low, high = quantiles[above - 1], quantiles[above]
+        part = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+        beyond = (scores - quantiles[-1]).clamp(min=0) / (self.tail[row, number] * log(10))
+        return self.step * (above - 1 + part) + beyond
 
     def _tiles(self, patches: Tensor, channels: list[int], size: int, stride: int) -> Tensor:
         """Smaller patches (B * n, c, size, size[, size]) of some channels, ``stride`` apart."""
@@ -212,13 +231,15 @@ class Fusion(Detector):
         return tiles.flatten(0, 1).contiguous()
 
     def _stitched(self, scores: Tensor, size: int, stride: int, patches: Tensor) -> Tensor:
-        """The mean of the tiles' scores (B * n, 1[, size, ...]) that cover each voxel: (B, 1, H, W[, D])."""
+        """The mean of the tiles' scores (B * n, K[, size, ...]) that cover each voxel: (B, K, H, W[, D])."""
+        n_maps = scores.shape[1]
         if scores.ndim == 2:  # one a patch
-            one = [scores.shape[0], 1] + [1] * self.spatial_dims
-            scores = scores.view(one).expand([scores.shape[0], 1] + [size] * self.spatial_dims)
+            one = [scores.shape[0], n_maps] + [1] * self.spatial_dims
+            scores = scores.view(one).expand([scores.shape[0], n_maps] + [size] * self.spatial_dims)
         if size == self.patch_size:
             return scores
-        total, count = torch.zeros_like(patches[:, :1]), torch.zeros_like(patches[:1, :1])
+        count = torch.zeros_like(patches[:1, :1])
+        total = torch.zeros_like(patches[:, :1]).repeat([1, n_maps] + [1] * self.spatial_dims)
         corners = list(range(0, self.patch_size - size + 1, stride))
         n_tiles = scores.shape[0] // patches.shape[0]
         scores = scores.unflatten(0, [patches.shape[0], n_tiles])
@@ -232,11 +253,11 @@ class Fusion(Detector):
             hits += 1
         return total / count
 
-    def _prior_map(self, patches: Tensor) -> Tensor:
+    def _prior_map(self, patches: Tensor, sign: str) -> Tensor:
         value = self._smoothed(patches)
-        if self.sign == "bright":
+        if sign == "bright":
             return value
-        return -value if self.sign == "dark" else (value - self.prior_median).abs()
+        return -value if sign == "dark" else (value - self.prior_median).abs()
 
     def _smoothed(self, patches: Tensor) -> Tensor:
         """Gaussian mean of the prior's channel over the foreground: (B, 1, H, W[, D])."""

@@ -223,10 +223,18 @@ class SyntheticAnomalies(Detector):
         return filling
 
     def score(self, patches: Tensor) -> Tensor:
+        return self._log_odds(self._logits(at_least_four(patches))[: patches.shape[0]], self.sign)
+
+    @torch.jit.unused
+    def score_signs(self, patches: Tensor, signs: list[str]) -> Tensor:
         logits = self._logits(at_least_four(patches))[: patches.shape[0]]
-        if self.sign == "both":
+        return torch.cat([self._log_odds(logits, sign) for sign in signs], dim=1)
+
+    def _log_odds(self, logits: Tensor, sign: str) -> Tensor:
+        """That a voxel is brighter, darker or either: (B, 1, H, W[, D])."""
+        if sign == "both":
             return torch.logsumexp(logits[:, 1:], dim=1, keepdim=True) - logits[:, :1]
-        wanted, other = (1, 2) if self.sign == "bright" else (2, 1)
+        wanted, other = (1, 2) if sign == "bright" else (2, 1)
         rest = torch.logsumexp(torch.stack([logits[:, 0], logits[:, other]]), dim=0)
         return (logits[:, wanted] - rest)[:, None]
 

@@ -178,13 +178,13 @@ def gathered(mask: Tensor, rows: Tensor) -> Tensor:
 
 
 def between(scores: Tensor, rows: Tensor, size: int) -> Tensor:
-    """Scores (n, S1, S2) of ``rows``, linear between them: (size, S1, S2). Beside a NaN, the other one's alone."""
+    """Scores (C, n, S1, S2) of ``rows``, linear between them: (C, size, S1, S2). Beside a NaN, the other alone."""
     place = torch.arange(size)
     above = torch.searchsorted(rows, place)
     below = (above - (rows[above] != place).long()).clamp(min=0)
     step = (rows[above] - rows[below]).clamp(min=1)
     share = ((place - rows[below]) / step)[:, None, None]
-    low, high = scores[below], scores[above]
+    low, high = scores[:, below], scores[:, above]
     mean = torch.where(share == 0, low, torch.where(share == 1, high, (1 - share) * low + share * high))
     return torch.where(mean.isnan(), torch.where(low.isnan(), high, low), mean)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,15 @@ from medanomaly.terminal import bar
 SLAB_VOXELS = 2**18  # of a volume that are worked on at a time: bounds the memory, whatever the volume
 # of a batch of patches or of cubes: what suits a CPU's cache, what fills a GPU
 BATCH_VOXELS = {"cpu": {2: 2**16, 3: 2**18}, "cuda": {2: 2**22, 3: 2**22}}
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What scores patches: ``score`` gives (N, n_maps), or maps (N, n_maps, p, p[, p]), of patches on ``device``."""
+
+    score: Callable[[Tensor], Tensor]
+    device: torch.device
+    n_maps: int
 
 
 class PatchScoreInferer(Inferer):
@@ -63,6 +73,7 @@ class PatchScoreInferer(Inferer):
         *args: Any,
         mask: Tensor | None = None,
         exclude: Tensor | None = None,
+        signs: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Score volumes.
@@ -74,9 +85,11 @@ class PatchScoreInferer(Inferer):
             mask: region (B, 1, H, W, D); if not given, the voxels that are not 0 in some channel.
             exclude: (B, 1, H, W, D); patches that touch it in any of their slices are not visited (lesions, where
                 normal tissue is scored).
+            signs: a heatmap for each of them, in one pass, of a detector that tells them apart (see
+                :meth:`Detector.score_signs`); whatever sign it was set to.
 
         Returns:
-            (B, 1, H, W, D) float32 on the CPU; NaN where no visited patch lies.
+            (B, 1, H, W, D), or (B, len(signs), H, W, D), float32 on the CPU; NaN where no visited patch lies.
 
         Raises:
             InputError: if ``inputs`` is not 5-D, its channels are not what the network takes, the mask has another
@@ -102,17 +115,16 @@ class PatchScoreInferer(Inferer):
         device = device_of(network, volumes) if isinstance(network, nn.Module) else volumes.device
         # a network that searches for its score needs gradients, in which no tensor of inference mode can take part
         mode = torch.no_grad() if getattr(network, "searches", False) else torch.inference_mode()
+        if signs is not None:
+            kwargs["signs"] = list(signs)
+        n_maps = 1 if signs is None else len(signs)
+        scorer = _Scorer(lambda patches: predictor(patches, *args, **kwargs), device, n_maps)
         with mode, torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
             heatmaps = [
-                self._score_volume(
-                    volume,
-                    [region[number] for region in regions.values()],
-                    lambda patches: predictor(patches, *args, **kwargs),
-                    device,
-                )
+                self._score_volume(volume, [region[number] for region in regions.values()], scorer)
                 for number, volume in enumerate(volumes)
             ]
-            return heatmaps[0][None, None] if len(heatmaps) == 1 else torch.stack(heatmaps)[:, None]
+            return heatmaps[0][None] if len(heatmaps) == 1 else torch.stack(heatmaps)
 
     def _prepare(self, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if isinstance(network, nn.Module):
@@ -123,74 +135,64 @@ class PatchScoreInferer(Inferer):
             self._compiled = (network, torch.compile(network, dynamic=False))
         return self._compiled[1]
 
-    def _score_volume(
-        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Tensor:
-        """Heatmap (H, W, D) of one volume (C, H, W, D): the mean over the planes that cover a voxel.
+    def _score_volume(self, volume: Tensor, regions: list[Tensor], scorer: _Scorer) -> Tensor:
+        """Heatmaps (n_maps, H, W, D) of one volume (C, H, W, D): the mean over the planes that cover a voxel.
 
         ``regions``, each (1, H, W, D): the region of interest and, if there is one, the region to exclude.
         """
         if not self.spec.crop:
-            return self._score_planes(volume, regions, predictor, device)
-        box, heatmap = _box(regions[0]), torch.full(volume.shape[1:], torch.nan)
+            return self._score_planes(volume, regions, scorer)
+        box, heatmaps = _box(regions[0]), torch.full((scorer.n_maps, *volume.shape[1:]), torch.nan)
         volume, *regions = (v[:, box[0], box[1], box[2]] for v in (volume, *regions))
-        heatmap[box] = self._score_planes(volume, regions, predictor, device)
-        return heatmap
+        heatmaps[:, box[0], box[1], box[2]] = self._score_planes(volume, regions, scorer)
+        return heatmaps
 
-    def _score_planes(
-        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Tensor:
-        heatmap = torch.full(volume.shape[1:], torch.nan)
-        planes = torch.zeros(volume.shape[1:], dtype=torch.uint8) if len(self.spec.cuts) > 1 else None
+    def _score_planes(self, volume: Tensor, regions: list[Tensor], scorer: _Scorer) -> Tensor:
+        heatmaps = torch.full((scorer.n_maps, *volume.shape[1:]), torch.nan)
+        planes = torch.zeros(1, *volume.shape[1:], dtype=torch.uint8) if len(self.spec.cuts) > 1 else None
         for plane in self.spec.cuts:
             turned, *where = (slice_axis_first(v, plane) for v in (volume, *regions))
-            target = slice_axis_first(heatmap[None], plane)[0]
-            for rows, scores in self._score_rows(turned, where, predictor, device):
+            target = slice_axis_first(heatmaps, plane)
+            for rows, scores in self._score_rows(turned, where, scorer):
                 if planes is None:
-                    target[rows] = scores
+                    target[:, rows] = scores
                 else:
-                    scored = torch.isfinite(scores)
-                    target[rows] = torch.where(scored, scores + torch.nan_to_num(target[rows]), target[rows])
-                    slice_axis_first(planes[None], plane)[0, rows] += scored
+                    scored = torch.isfinite(scores[:1])
+                    target[:, rows] = torch.where(scored, scores + torch.nan_to_num(target[:, rows]), target[:, rows])
+                    slice_axis_first(planes, plane)[:, rows] += scored
         if planes is not None:
-            heatmap /= planes
-        return heatmap
+            heatmaps /= planes
+        return heatmaps
 
-    def _score_rows(
-        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of a volume (C, S0, S1, S2) and their scores (rows, S1, S2): of every ``slice_step``-th slice.
+    def _score_rows(self, volume: Tensor, regions: list[Tensor], scorer: _Scorer) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of a volume (C, S0, S1, S2) and scores (n_maps, rows, S1, S2): of every ``slice_step``-th slice.
 
         What lies between two of these counts for both, so that each voxel of the region has one beside it.
         """
         if self.spec.slice_step == 1:
-            yield from self._score_plane(volume, regions, predictor, device)
+            yield from self._score_plane(volume, regions, scorer)
             return
         size = volume.shape[1]
         chosen = every(size, self.spec.slice_step)
-        found = torch.full((len(chosen), *volume.shape[2:]), torch.nan)
+        found = torch.full((scorer.n_maps, len(chosen), *volume.shape[2:]), torch.nan)
         some = [gathered(region, chosen) for region in regions]
-        for rows, scores in self._score_plane(volume[:, chosen], some, predictor, device):
-            found[rows] = scores
+        for rows, scores in self._score_plane(volume[:, chosen], some, scorer):
+            found[:, rows] = scores
         yield slice(0, size), between(found, chosen, size)
 
-    def _score_plane(
-        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of a volume (C, S0, S1, S2), maybe smaller than a patch, and their scores (rows, S1, S2)."""
+    def _score_plane(self, volume: Tensor, regions: list[Tensor], scorer: _Scorer) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of a volume (C, S0, S1, S2), maybe smaller than a patch, and scores (n_maps, rows, S1, S2)."""
         size = volume.shape[1:]
         volume, *regions = (pad_to_window(v, self.spec.window) for v in (volume, *regions))
         before = [(padded - length) // 2 for padded, length in zip(volume.shape[1:], size, strict=True)]
-        for rows, scores in self._score_slabs(volume, regions, predictor, device):
+        for rows, scores in self._score_slabs(volume, regions, scorer):
             first, last = max(rows.start - before[0], 0), min(rows.stop - before[0], size[0])
             if first < last:
-                scores = scores.narrow(0, first + before[0] - rows.start, last - first)
-                yield slice(first, last), scores.narrow(1, before[1], size[1]).narrow(2, before[2], size[2])
+                scores = scores.narrow(1, first + before[0] - rows.start, last - first)
+                yield slice(first, last), scores.narrow(2, before[1], size[1]).narrow(3, before[2], size[2])
 
-    def _score_slabs(
-        self, volume: Tensor, regions: list[Tensor], predictor: Callable[[Tensor], Tensor], device: torch.device
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of a volume (C, S0, S1, S2) and their scores (rows, S1, S2), NaN where no patch lies.
+    def _score_slabs(self, volume: Tensor, regions: list[Tensor], scorer: _Scorer) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of a volume (C, S0, S1, S2) and scores (n_maps, rows, S1, S2), NaN where no patch lies.
 
         Cubes reach into the next slab, so their sums and counts there are handed on until the row is complete. Of the
         neighbouring slices that patches carry, a slab is shown those beside it, too.
@@ -198,7 +200,7 @@ class PatchScoreInferer(Inferer):
         grid, beside = PatchGrid(volume.shape[1:], self.spec.window, self.spec.steps), self.spec.slices // 2
         slabs = list(grid.slabs(SLAB_VOXELS))
         ends = [rows.start for rows, _ in slabs[1:]] + [grid.image_size[0]]  # of the rows that no later slab touches
-        handed_on = torch.zeros(2, 0, *grid.image_size[1:], dtype=torch.float64)
+        handed_on = torch.zeros(scorer.n_maps + 1, 0, *grid.image_size[1:], dtype=torch.float64)
         with bar("scoring", grid.image_size[0], self.progress) as shown:
             for (rows, slab), end in zip(slabs, ends, strict=True):
                 around = slice(max(rows.start - beside, 0), rows.stop + beside)
@@ -207,53 +209,49 @@ class PatchScoreInferer(Inferer):
                 for other in excluded:
                     touching = near(slab.touching(other[0, around].cpu() > 0), self.spec.slices)
                     visited &= ~touching[before : before + len(visited)]
-                sums = torch.empty(2, *slab.image_size, dtype=torch.float64)
-                sums[0] = self._sum_of_scores(slab, volume[:, around], before, visited, predictor, device)
-                sums[1] = slab.sum_of_covering(visited)
+                sums = torch.empty(scorer.n_maps + 1, *slab.image_size, dtype=torch.float64)
+                sums[:-1] = self._sums_of_scores(slab, volume[:, around], before, visited, scorer)
+                sums[-1] = slab.sum_of_covering(visited)
                 sums[:, : handed_on.shape[1]] += handed_on
-                (total, count), handed_on = sums.split([end - rows.start, rows.stop - end], dim=1)
-                yield slice(rows.start, end), torch.where(count > 0.5, total / count, torch.nan).float()
+                complete, handed_on = sums.split([end - rows.start, rows.stop - end], dim=1)
+                totals, count = complete[:-1], complete[-1:]
+                yield slice(rows.start, end), torch.where(count > 0.5, totals / count, torch.nan).float()
                 shown.advance(end - rows.start)
 
-    def _sum_of_scores(
-        self,
-        grid: PatchGrid,
-        volume: Tensor,
-        before: int,
-        visited: Tensor,
-        predictor: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ) -> Tensor:
-        """For each voxel of a slab (S0, S1, S2), the sum of the scores of the visited patches that cover it.
+    def _sums_of_scores(self, grid: PatchGrid, volume: Tensor, before: int, visited: Tensor, scorer: _Scorer) -> Tensor:
+        """For each voxel of a slab (S0, S1, S2), the sums of the scores of the visited patches that cover it.
 
-        ``volume`` (C, before + S0 + behind, S1, S2) has the slab and the neighbouring rows that its patches carry.
+        (n_maps, S0, S1, S2). ``volume`` (C, before + S0 + behind, S1, S2) has the slab and the neighbouring rows that
+        its patches carry.
         """
-        index = torch.nonzero(visited.flatten())[:, 0]
+        index, device = torch.nonzero(visited.flatten())[:, 0], scorer.device
         if len(index) == 0:
-            return torch.zeros(grid.image_size)
+            return torch.zeros(scorer.n_maps, *grid.image_size)
         volume = _to_device(volume.contiguous(), device)
-        scores, sums = torch.empty(len(index), device=device), None
+        scores, sums = torch.empty(scorer.n_maps, len(index), device=device), None
         first = 0
         there, batch_size = grid.to(device), self._chosen_batch_size(device)
         if not self.compile:  # a film is one patch: filling a batch up would cost more than the film
             batch_size = min(batch_size, len(grid))
         for batch in _to_device(index, device).split(batch_size):
             patches = there.gather(volume, self.filled(batch, batch_size), self.spec.slices, before)
-            result = predictor(channels_last(for_network(patches, self.spec.spatial_dims)))
+            result = scorer.score(channels_last(for_network(patches, self.spec.spatial_dims)))
             result = result[: len(batch)].float()
             if result.ndim == 2:  # one score a patch
-                scores[first : first + len(batch)] = result[:, 0]
+                scores[:, first : first + len(batch)] = result.T
             else:  # one score a voxel
-                sums = torch.zeros(grid.image_size, device=device).flatten() if sums is None else sums
-                sums.index_add_(0, there.voxels(batch).flatten(), result.flatten())
+                sums = torch.zeros(scorer.n_maps, *grid.image_size, device=device).flatten(1) if sums is None else sums
+                voxels = there.voxels(batch).flatten()
+                for own, found in zip(sums, result.unbind(1), strict=True):  # along one axis alone it is fast
+                    own.index_add_(0, voxels, found.flatten())
             first += len(batch)
         if not torch.isfinite(scores if sums is None else sums).all():
             raise InputError("the detector gave a score that is not finite: was its training sound, and is the volume?")
         if sums is not None:
-            return sums.view(grid.image_size).cpu()
-        everywhere = torch.zeros(len(grid))
-        everywhere[index] = scores.cpu()
-        return grid.sum_of_covering(everywhere.view(grid.shape))
+            return sums.view(-1, *grid.image_size).cpu()
+        everywhere = torch.zeros(scorer.n_maps, len(grid))
+        everywhere[:, index] = scores.cpu()
+        return torch.stack([grid.sum_of_covering(own.view(grid.shape)) for own in everywhere])
 
     def _chosen_batch_size(self, device: torch.device) -> int:
         voxels = self.spec.patch_size**self.spec.spatial_dims

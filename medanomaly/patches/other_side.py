@@ -24,7 +24,7 @@ class RelativeToOtherSide(Inferer):
 
     The other side of a voxel is the one that lies as far from the other end of the brain, from left to right, and what
     is usual there is the Gaussian mean of the scores around: nothing is registered. Of a detector that tells signs and
-    is asked for both, a voxel has the higher of bright and dark, each less its own other side; that takes two passes.
+    is asked for both, a voxel has the higher of bright and dark, each less its own other side.
 
     A lesion on both sides is found less well, and one in the middle not at all better.
 
@@ -48,21 +48,15 @@ class RelativeToOtherSide(Inferer):
         """Scores (B, 1, H, W, D) float32 on the CPU; NaN wherever the inferer gave NaN."""
         if self.sigma is None:
             return self.inferer(inputs, network, *args, mask=mask, **kwargs)
-        masks = regions_of(inputs, mask)
-        asked = getattr(network, "sign", None)
-        signs = ("bright", "dark") if asked == "both" and network.signed else (asked,)
-        found = []
-        try:
-            for sign in signs:
-                if len(signs) > 1:
-                    network.set_sign(sign)
-                heatmaps = plain(self.inferer(inputs, network, *args, mask=mask, **kwargs)).cpu().numpy()
-                pairs = zip(heatmaps[:, 0], masks.cpu().numpy()[:, 0], strict=True)
-                found.append(np.stack([relative_to_other_side(heatmap, brain, self.sigma) for heatmap, brain in pairs]))
-        finally:
-            if len(signs) > 1:
-                network.set_sign(asked)
-        return torch.from_numpy(np.maximum.reduce(found)[:, None])
+        both = getattr(network, "sign", None) == "both" and network.signed
+        asked = {"signs": ("bright", "dark")} if both else {}
+        heatmaps = plain(self.inferer(inputs, network, *args, mask=mask, **asked, **kwargs)).cpu().numpy()
+        pairs = zip(heatmaps, regions_of(inputs, mask).cpu().numpy()[:, 0], strict=True)
+        found = [
+            np.maximum.reduce([relative_to_other_side(heatmap, brain, self.sigma) for heatmap in maps])
+            for maps, brain in pairs
+        ]
+        return torch.from_numpy(np.stack(found)[:, None])
 
 
 def relative_to_other_side(heatmap: Floats, brain: Mask, sigma: float) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ class NormalisePercentiles:
         if not 0 <= lower < upper <= 100:
             raise ConfigError(f"percentiles ({lower}, {upper}) must rise within 0 to 100.")
         self.lower, self.upper, self.clip = lower, upper, clip
-        self.quartiles = None if quartiles is None else [(0.0, *map(float, three), 1.0) for three in quartiles]
+        self.quartiles = None if quartiles is None else [(0.0, *map(float, np.ravel(q)), 1.0) for q in quartiles]
         for marks in self.quartiles or ():
             if len(marks) != 5 or not np.all(np.diff(marks) > 0):
                 raise ConfigError(

@@ -156,6 +156,18 @@ def test_only_signs_that_a_detector_tells_apart_can_be_chosen(entry):
 
 
 @torch.no_grad()
+def test_several_signs_at_once_are_those_one_by_one(trained):
+    patches, asked = gratings(5, trained.in_channels, trained.spatial_dims, 7), trained.sign
+    signs = ["dark", "both", "bright"] if trained.signed else ["both"]
+    together = trained(patches, signs)
+    assert trained.sign == asked
+    for number, sign in enumerate(signs):
+        trained.set_sign(sign)
+        torch.testing.assert_close(together[:, number : number + 1], trained(patches))
+    trained.set_sign(asked)
+
+
+@torch.no_grad()
 def test_scores_are_finite_numbers_a_patch_or_a_voxel(trained):
     patches = gratings(5, trained.in_channels, trained.spatial_dims, 7)
     scores = trained(patches)

@@ -85,7 +85,7 @@ def test_tiles_of_a_smaller_member_equal_a_loop(name, size, stride, spatial_dims
     )
     assert fusion.members[1].in_channels == 2 and fusion.members[1].patch_size == size
     patches = noise(3, 3, 16, spatial_dims)
-    whole, tiled = fusion._member_maps(patches)
+    whole, tiled = fusion._maps_of_signs(patches, ["both"])
     torch.testing.assert_close(whole, patches.mean(dim=1, keepdim=True))
     by_hand = stitched_by_hand(kind(name)(2, size, spatial_dims), patches, [2, 0], size, stride or size // 2)
     torch.testing.assert_close(tiled, by_hand, rtol=1e-5, atol=1e-6)
@@ -96,7 +96,7 @@ def test_a_trained_member_scores_its_tiles_as_it_would_alone():
     """A detector in which every voxel of a tile matters: tiles must keep their order."""
     fusion = make(DENOISING | {"channels": [1]}, SYNTHETIC | {"patch_size": 16}, in_channels=2, patch_size=32)
     patches = noise(2, 2, 32)
-    first, second = fusion._member_maps(patches)
+    first, second = fusion._maps_of_signs(patches, ["both"])
     torch.testing.assert_close(first, fusion.members[0](patches[:, 1:]))
     by_hand = stitched_by_hand(fusion.members[1], patches, [0, 1], 16, 8)
     torch.testing.assert_close(second, by_hand, rtol=1e-4, atol=1e-5)

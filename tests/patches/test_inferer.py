@@ -252,6 +252,36 @@ def test_cropped_it_is_the_box_of_the_region_that_is_scored(spatial_dims, planes
     assert empty.isnan().all()
 
 
+class Signed(Scorer):
+    """The scores of a ``Scorer``, times a number for each sign."""
+
+    def forward(self, patches, signs=("both",)):
+        scores = super().forward(patches)
+        return torch.cat([{"both": 1, "bright": 2, "dark": -3}[sign] * scores for sign in signs], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["patch", "voxel"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PatchSpec(6, 2, ["axial", "sagittal"], 2, crop=True, slice_step=2),
+        PatchSpec(6, 3, stride=4),
+        PatchSpec(16, 2, stride=4),  # larger than the volume
+    ],
+    ids=str,
+)
+def test_several_signs_are_scored_in_one_pass(spec, kind):
+    shape = (13, 12, 9)
+    volumes = torch.cat([made_volume(shape, seed=1), made_volume(shape, seed=2)])
+    masks = torch.stack([odd_mask(shape, seed=1), odd_mask(shape, seed=2)])[:, None]
+    network = Signed(kind, spec.patch_size, spec.spatial_dims)
+    one = PatchScoreInferer(spec)(volumes, network, mask=masks)
+    passes, network.batches = list(network.batches), []
+    heatmaps = PatchScoreInferer(spec)(volumes, network, mask=masks, signs=("dark", "bright"))
+    assert network.batches == passes and heatmaps.shape == (2, 2, *shape)
+    torch.testing.assert_close(heatmaps, torch.cat([-3 * one, 2 * one], dim=1), equal_nan=True)
+
+
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 11])
 @pytest.mark.parametrize("step", [2, 3])
 def test_slices_between_those_that_are_scored_have_their_linear_mean(size, step):

@@ -69,37 +69,30 @@ def test_where_the_other_side_has_no_score_the_mean_is_taken_off():
 class Signed(torch.nn.Module):
     signed, sign = True, "both"
 
-    def set_sign(self, sign):
-        self.sign = sign
-
 
 def test_both_signs_are_each_compared_with_their_own_other_side():
     mask, maps = brain(), {sign: symmetric(brain(), seed) for seed, sign in enumerate(("bright", "dark"))}
     maps["dark"][12, 14, 9] += 5
     network = Signed()
 
-    def inferer(volume, network, mask=None):
-        return torch.from_numpy(maps[network.sign].astype(np.float32))[None, None]
+    def inferer(volume, network, mask=None, signs=None):
+        found = [maps[sign] for sign in signs or [network.sign]]
+        return torch.from_numpy(np.stack(found).astype(np.float32))[None]
 
     volume, region = torch.ones(1, 1, *SHAPE), torch.from_numpy(mask)[None, None]
     found = RelativeToOtherSide(inferer, 2.0)(volume, network, mask=region)[0, 0].numpy()
     expected = np.maximum(*(relative_to_other_side(heatmap, mask, 2.0) for heatmap in maps.values()))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert network.sign == "both"
-    network.set_sign("bright")
+    network.sign = "bright"
     found = RelativeToOtherSide(inferer, 2.0)(volume, network, mask=region)[0, 0].numpy()
     np.testing.assert_allclose(found, relative_to_other_side(maps["bright"], mask, 2.0), atol=1e-5)
 
 
-def test_the_sign_comes_back_after_an_error_and_none_leaves_scores_alone():
-    network, volume = Signed(), torch.ones(1, 1, *SHAPE)
+def test_none_leaves_scores_alone_and_a_gaussian_without_width_is_refused():
+    def inferer(volume, network, mask=None):
+        return volume
 
-    def broken(volume, network, mask=None):
-        raise OSError(network.sign)
-
-    with pytest.raises(OSError, match="bright"):
-        RelativeToOtherSide(broken, 2.0)(volume, network)
-    assert network.sign == "both"
-    assert RelativeToOtherSide(lambda volume, network, mask: volume, None)(volume, network) is volume
+    volume = torch.ones(1, 1, *SHAPE)
+    assert RelativeToOtherSide(inferer, None)(volume, Signed()) is volume
     with pytest.raises(ConfigError, match="other_side is 0"):
-        RelativeToOtherSide(broken, 0.0)
+        RelativeToOtherSide(inferer, 0.0)

@@ -117,7 +117,9 @@ def test_quartiles_go_where_they_are_to_and_what_lies_outside_stays():
         assert (np.argsort(before, kind="stable") == np.argsort(after, kind="stable")).all()
 
 
-@pytest.mark.parametrize("quartiles", [[[0.5, 0.4, 0.8]], [[0.0, 0.5, 0.8]], [[0.2, 0.5, 1.0]], [[0.2, 0.5]]])
+@pytest.mark.parametrize(
+    "quartiles", [[[0.5, 0.4, 0.8]], [[0.0, 0.5, 0.8]], [[0.2, 0.5, 1.0]], [[0.2, 0.5]], [0.2, 0.5, 0.8]]
+)
 def test_quartiles_that_do_not_rise_within_0_to_1_are_a_config_error(quartiles):
     with pytest.raises(ConfigError, match="three numbers for each channel that rise within 0 to 1"):
         NormalisePercentiles(quartiles=quartiles)
