@@ -67,9 +67,13 @@ def relative_to_other_side(heatmap: Floats, brain: Mask, sigma: float) -> NDArra
     scored = np.isfinite(heatmap)
     if not scored.any():
         return heatmap.astype(np.float32)
-    weight = ndimage.gaussian_filter(scored.astype(np.float32), sigma)
-    total = ndimage.gaussian_filter(np.where(scored, heatmap, 0).astype(np.float32), sigma)
-    usual = np.where(scored & (weight > NEAR), total / np.maximum(weight, NEAR), np.nan)
+    box = ndimage.find_objects(scored.astype(np.uint8))[0]  # what lies outside has no score, and weighs nothing
+    weight, total = (
+        ndimage.gaussian_filter(values[box].astype(np.float32), sigma, mode="constant")
+        for values in (scored, np.where(scored, heatmap, 0))
+    )
+    usual = np.full(heatmap.shape, np.nan, np.float32)
+    usual[box] = np.where(scored[box] & (weight > NEAR), total / np.maximum(weight, NEAR), np.nan)
     ends = np.flatnonzero((brain if brain.any() else scored).any(axis=(1, 2)))
     opposite = ends[0] + ends[-1] - np.arange(heatmap.shape[0])
     there = (opposite >= 0) & (opposite < heatmap.shape[0])
