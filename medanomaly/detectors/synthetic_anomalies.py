@@ -49,12 +49,14 @@ class SyntheticAnomalies(Detector):
             by, see :func:`biased`; 0: none. For scans whose coil's field was not taken out.
         thickness, noise: of slices, in voxels, and the most noise: half of the training patches are shown as a scanner
             with thicker slices would, all of them with noise, anomalies included; see :func:`rescanned`. 1 and 0: none.
+        context_channels: how many of the channels, the last ones, are maps and no images, such as a template's of
+            tissues: the network sees them as they are, without anomalies.
         learning_rate: of AdamW.
         sign: "both": brighter or darker; "bright" or "dark": than what belongs there, in the first channel.
 
     Raises:
         ConfigError: if ``radius`` or ``contrast`` does not run from a positive number to one that is not smaller, a
-            share is none, or ``several``, ``bias``, ``thickness`` or ``noise`` cannot work.
+            share is none, ``several``, ``bias``, ``thickness`` or ``noise`` cannot work, or there is no image.
     """
 
     signed = True
@@ -78,6 +80,7 @@ class SyntheticAnomalies(Detector):
         bias: float = 0.0,
         thickness: int = 1,
         noise: float = 0.0,
+        context_channels: int = 0,
         learning_rate: float = 2e-3,
         sign: str = "both",
     ) -> None:
@@ -92,6 +95,11 @@ class SyntheticAnomalies(Detector):
                 f"several={several}, thickness={thickness}, noise={noise}, bias={bias}: an anomaly has at least 1 "
                 "blob, a slice at least 1 voxel, and noise and bias are not negative."
             )
+        if not 0 <= context_channels < in_channels:
+            raise ConfigError(
+                f"context_channels is {context_channels} of {in_channels} channel(s): one at least must be an image."
+            )
+        self.n_images = in_channels - context_channels
         self.shares, self.several = tuple(shares), several
         self.bias, self.thickness, self.noise = bias, thickness, noise
         self.radius, self.contrast, self.levels = tuple(radius), tuple(contrast), tuple(levels)
@@ -105,8 +113,9 @@ class SyntheticAnomalies(Detector):
         yield Stage("segmentation", {"network": torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)})
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
-        normal = jittered(batch, self.jitter, self.gamma)
-        loss = self._loss(normal if self.bias == 0 else biased(normal, self.bias))
+        normal = jittered(batch[:, : self.n_images], self.jitter, self.gamma)
+        normal = normal if self.bias == 0 else biased(normal, self.bias)
+        loss = self._loss(self._with_context(normal, batch))
         stage.optimizers["network"].zero_grad()
         torch.autograd.backward(loss)
         stage.optimizers["network"].step()
@@ -116,12 +125,17 @@ class SyntheticAnomalies(Detector):
         with same_draws(), torch.no_grad():
             return self._loss(batch)
 
+    def _with_context(self, images: Tensor, batch: Tensor) -> Tensor:
+        """The images (B, n_images, H, W[, D]) with the maps of ``batch`` (B, C, H, W[, D]) behind them."""
+        maps = batch[:, self.n_images :]
+        return images if maps.shape[1] == 0 else torch.cat([images, maps], dim=1)
+
     def _loss(self, normal: Tensor) -> Tensor:
         with torch.autocast(normal.device.type, enabled=False):  # in bfloat16, places are rounded to a quarter voxel
-            patches, target = self.with_anomalies(normal)
+            patches, target = self.with_anomalies(normal[:, : self.n_images])
             if self.thickness > 1 or self.noise > 0:
                 patches = rescanned(patches, self.thickness, self.noise)
-        return F.cross_entropy(self._logits(patches), target)
+        return F.cross_entropy(self._logits(self._with_context(patches, normal)), target)
 
     def _logits(self, patches: Tensor) -> Tensor:
         """Of the three classes: (B, 3, H, W[, D])."""

@@ -121,6 +121,7 @@ WINDOWS = {"patch_size": 64, "stride": 32, "planes": PLANES, "crop": True, "slic
 # whole heads have thick slices, sharp in the axial plane alone
 LENGTH = {"training_planes": ["axial"], "batch_size": 16, "patches_per_epoch": 3200, "amp": True}
 LONG, SHORT = ({**WINDOWS, **LENGTH, "max_epochs": n, "patience": n} for n in (8, 5))
+CONTEXT = {"context": ["grey", "white"]}  # the template's maps of tissues, brought to the patient, as channels
 WHITE_MATTER = {**LONG, "members": [PLAIN, STRONG, {**STRONG, "channels": [0]}], "quartiles": QUARTILES}
 LARGE = {"radius": [1.2, 25.0], "bias": 0.1}  # voxels of 2 mm; the coil's field was not taken out
 TUMOURS = {**SHORT, "members": [{**PLAIN, **LARGE}, {**STRONG, **LARGE}]}  # no quartiles: a glioma moves them
@@ -137,9 +138,9 @@ DISEASES = {
         spacing=(1.0, 1.0, 1.0),
         detectors={
             "synthetic-anomalies": ("synthetic_anomalies", {**LONG, "quartiles": QUARTILES}),
+            "synthetic-anomalies-flair": ("synthetic_anomalies", {**LONG, "quartiles": QUARTILES[:1]}),
+            "synthetic-anomalies-context": ("synthetic_anomalies", {**LONG, "quartiles": QUARTILES, **CONTEXT}),
             "ensemble": ("fusion", WHITE_MATTER),
-            "ensemble-flair": ("fusion", {**WHITE_MATTER, "members": [PLAIN, STRONG], "quartiles": QUARTILES[:1]}),
-            "ensemble-context": ("fusion", {**WHITE_MATTER, "context": ["grey", "white"]}),
         },
         register=True,
         chosen=CHOSEN_BY_LESIONS,
@@ -159,10 +160,10 @@ DISEASES = {
         held_out=0,
         spacing=(2.0, 2.0, 2.0),
         detectors={
+            "synthetic-anomalies": ("synthetic_anomalies", {**SHORT, **LARGE}),
             "synthetic-anomalies-flair": ("synthetic_anomalies", {**SHORT, **LARGE}),
+            "synthetic-anomalies-context-flair": ("synthetic_anomalies", {**SHORT, **LARGE, **CONTEXT}),
             "ensemble-flair": ("fusion", TUMOURS),
-            "ensemble": ("fusion", TUMOURS),
-            "ensemble-context": ("fusion", {**TUMOURS, "context": ["grey", "white"]}),
         },
         register=True,
         chosen=AS_FOR_LESIONS,

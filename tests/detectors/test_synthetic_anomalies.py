@@ -233,11 +233,27 @@ def test_shapes_and_export(size, spatial_dims):
         ({"bias": -0.1}, "bias=-0.1"),
         ({"spatial_dims": 4}, "spatial_dims is 4"),
         ({"in_channels": 0}, "in_channels is 0"),
+        ({"in_channels": 2, "context_channels": 2}, "context_channels is 2 of 2 channel"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SyntheticAnomalies(**arguments)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_maps_are_seen_as_they_are_and_images_with_anomalies(spatial_dims, monkeypatch):
+    settings = {"jitter": 0.2, "bias": 0.1, "noise": 0.1, "spatial_dims": spatial_dims}
+    detector = make(in_channels=4, context_channels=2, **settings)
+    batch, seen, logits = textured(6, 4, 16, spatial_dims), [], detector._logits
+    monkeypatch.setattr(detector, "_logits", lambda patches: seen.append(patches) or logits(patches))
+    (stage,) = detector.stages()
+    detector.training_step(batch, stage)
+    detector.validation_loss(batch)
+    for patches in seen:
+        assert torch.equal(patches[:, 2:], batch[:, 2:])
+        assert all(not torch.equal(patches[:, n], batch[:, n]) for n in (0, 1))
+    assert len(seen) == 2
 
 
 def test_anomalies_are_blurred_as_a_scan_of_larger_voxels_is():

@@ -82,7 +82,9 @@ def test_each_person_is_tested_by_what_learned_from_all_others_but_those_who_giv
 
 def test_what_sees_flair_alone_is_measured_on_the_voxels_of_all_channels(root, tmp_path):
     experiment = find_experiment("white-matter", data_root=root)
-    alone, all_of_them = (experiment.runs([name], [0], True)[0] for name in ("ensemble-flair", "ensemble"))
+    alone, all_of_them = (
+        experiment.runs([name], [0], True)[0] for name in ("synthetic-anomalies-flair", "synthetic-anomalies")
+    )
     (one,), (three,) = (experiment.cohort(run, root, tmp_path).test for run in (alone, all_of_them))
     assert [len(case["image"]) for case in (one, three)] == [1, 3] and one["region"] == three["region"]
     cohort = experiment.cohort(alone, root, tmp_path)
@@ -114,21 +116,21 @@ def test_who_is_not_there_is_said(tmp_path):
 
 def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     disease = unseen_people.DISEASES["tumours"]
-    bundle, settings = disease.detectors["ensemble"]
+    bundle, settings = disease.detectors["ensemble-flair"]
     members = [{**member, "patch_size": 32, "features": 8} for member in settings["members"]]
     quick = {**settings, "members": members, "patch_size": 32, "stride": 32, "batch_size": 8, "amp": False}
-    monkeypatch.setitem(disease.detectors, "ensemble", (bundle, quick))
+    monkeypatch.setitem(disease.detectors, "ensemble-flair", (bundle, quick))
     experiment = find_experiment("tumours", data_root=root)
-    folder = run_benchmark(experiment, ["intensity", "ensemble"], [0], root, tmp_path, reduced=True)
+    folder = run_benchmark(experiment, ["intensity", "ensemble-flair"], [0], root, tmp_path, reduced=True)
     table = pd.read_csv(folder / "leaderboard.csv")
     assert table[["detector", "sign"]].values.tolist() == [
         ["intensity", "-"],
-        ["ensemble", "both"],
-        ["ensemble", "both+place"],
-        ["ensemble", "both+side"],
-        ["ensemble", "bright"],
-        ["ensemble", "bright+prior"],
-        ["ensemble", "bright+side"],
+        ["ensemble-flair", "both"],
+        ["ensemble-flair", "both+place"],
+        ["ensemble-flair", "both+side"],
+        ["ensemble-flair", "bright"],
+        ["ensemble-flair", "bright+prior"],
+        ["ensemble-flair", "bright+side"],
     ]
     assert set(table["people"]) == {3} and (folder / "roc.png").exists()
     flair, lesions = (
@@ -140,7 +142,7 @@ def test_the_whole_flow_with_a_tiny_training(root, tmp_path, monkeypatch):
     results = [json.loads(file.read_text()) for file in (folder / "results").glob("*pat04*.json")]
     assert len(results) == 7 and {r["metrics"]["threshold_from"] for r in results} == {"1 held-out normal case"}
     assert all(r["metrics"]["lesions"]["lesions"] == 2 for r in results)
-    trained = [r for r in results if r["detector"] == "ensemble"]
+    trained = [r for r in results if r["detector"] == "ensemble-flair"]
     assert all("pat04" not in r["trained_on"] and "at 2 mm" in r["settings_chosen"] for r in trained)
 
 
