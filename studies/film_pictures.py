@@ -35,9 +35,12 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     test = datalist_from_manifest("chest_xray", given.data_root)["test"]
     shown = [case for label in CLASSES for case in [c for c in test if c["label"] == label][:SHOWN]]
-    for model in sorted((given.results / "chest_xray" / "runs").glob(f"*_seed{given.seed}/model")):
+    runs = given.results / "chest_xray" / "runs"
+    for weights in sorted(runs.glob(f"*_seed{given.seed}/model/models/model.pt")):  # not of trainings under way
+        model = weights.parent.parent
         name = model.parent.name.removesuffix(f"_seed{given.seed}").removesuffix("_own").removesuffix("_pseudo-auc")
-        scorer = load_scorer(model)
+        # of a film's score, those of frozen features keep the highest place of a map: the map is what is drawn
+        scorer = load_scorer(model, **({"score": "map"} if name.startswith(("padim", "patchcore")) else {}))
         assert scorer.preprocessing is not None
         prepared: list[Any] = [scorer.preprocessing(dict(case)) for case in shown]
         films = torch.stack([plain(case["image"])[..., 0] for case in prepared])

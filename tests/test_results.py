@@ -67,6 +67,7 @@ def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
         ("docs/reproduction.md", "white-matter", "white-matter-paper"),
         ("docs/reproduction.md", "fashion-mnist", "fashion-mnist"),
         ("docs/side_by_side.md", "side by side", "fashion-mnist"),
+        ("docs/side_by_side.md", "films", "chest_xray"),
         ("docs/unseen.md", "unseen white-matter", "white-matter"),
         ("docs/unseen.md", "unseen tumours", "tumours"),
     ],
