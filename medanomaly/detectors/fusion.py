@@ -183,15 +183,18 @@ class Fusion(Detector):
 
     @torch.jit.unused
     def score_signs(self, patches: Tensor, signs: list[str]) -> Tensor:
-        maps = self._maps_of_signs(patches, signs)
+        maps = self._maps_of_signs(patches, signs, unweighted=False)
         fused = [self._fused([m[:, n : n + 1] for m in maps], sign, patches) for n, sign in enumerate(signs)]
         return torch.cat(fused, dim=1)
 
     @torch.jit.unused
-    def _maps_of_signs(self, patches: Tensor, signs: list[str]) -> list[Tensor]:
-        """A score a voxel and sign (B, len(signs), H, W[, D]) from each member."""
+    def _maps_of_signs(self, patches: Tensor, signs: list[str], unweighted: bool = True) -> list[Tensor]:
+        """Of each member a score a voxel and sign (B, len(signs), H, W[, D]); 0 of weight 0, unless ``unweighted``."""
         maps = []
         for number, member in enumerate(self._detectors()):
+            if not unweighted and self.weights[number] == 0:
+                maps.append(torch.zeros_like(patches[:, :1]).expand(-1, len(signs), *patches.shape[2:]))
+                continue
             size, stride = self.sizes[number], self.strides[number]
             tiles = self._tiles(patches, self.channels[number], size, stride)
             maps.append(self._stitched(member(tiles, signs), size, stride, patches))

@@ -29,7 +29,8 @@ class RelativeToOtherSide(Inferer):
     A lesion on both sides is found less well, and one in the middle not at all better.
 
     Args:
-        inferer: volumes (B, C, H, W, D), in RAS, to heatmaps (B, 1, H, W, D).
+        inferer: volumes (B, C, H, W, D), in RAS, to heatmaps (B, 1, H, W, D), or (B, len(signs), H, W, D) where it is
+            asked for ``signs``, as :class:`PatchScoreInferer` is.
         sigma: of the Gaussian in voxels, above 0; None leaves scores as they are.
 
     Raises:

@@ -276,3 +276,15 @@ def test_the_default_members():
     fusion = Fusion(patch_size=16)
     assert [type(member).__name__ for member in fusion.members] == ["DenoisingAutoencoder", "SyntheticAnomalies"]
     assert isinstance(fusion.members, nn.ModuleList) and fusion.signed and fusion.weights == [1.0, 1.0]
+
+
+@torch.no_grad()
+def test_a_member_of_no_weight_is_not_asked_for_several_signs_either(monkeypatch):
+    fusion, patches = make(SYNTHETIC, SYNTHETIC | {"weight": 0.0}, patch_size=32), noise(3, 1, 32)
+    fusion.fit_statistics([noise(20, 1, 32, seed=1)])
+    one_by_one = []
+    for sign in ("dark", "both"):
+        fusion.set_sign(sign)
+        one_by_one.append(fusion(patches))
+    monkeypatch.setattr(fusion.members[1], "forward", None)
+    assert torch.equal(fusion(patches, ["dark", "both"]), torch.cat(one_by_one, dim=1))
