@@ -100,7 +100,7 @@ def _chestxray14() -> Tree:
 def _listed(name: str) -> list[str]:
     """The files of a manifest that lists its cases."""
     content = read_manifest(name)
-    cases = [case for section in ("training", "validation", "test") for case in content.get(section, [])]
+    cases = [case for section in ("training", "validation", "mixed", "test") for case in content.get(section, [])]
     return [case[key] for case in cases for key in ("image", "brain", "label") if key in case]
 
 
@@ -118,6 +118,7 @@ HEADS = [
 ]
 TREES = {
     "brats2013": Tree(_listed("brats2013"), whose="pat[0-9]+"),
+    "brats2013_mixed": Tree(_listed("brats2013_mixed"), whose="pat[0-9]+"),
     "chest_xray": Tree(
         [
             *(f"NORMAL/{('', 'NORMAL2-')[n % 2]}IM-{n:04}-{i:04}.jpeg" for n in range(115, 145) for i in (1, 2)),

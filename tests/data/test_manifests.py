@@ -125,7 +125,7 @@ def test_what_is_not_a_manifest_is_refused(tmp_path):
     for name, words in (
         ("list.json", "is not a manifest of a dataset: it lacks name, source"),
         ("broken.json", "is not valid JSON"),
-        ("absent", "there is no manifest .*absent: name one of brats2013, chest_xray, "),
+        ("absent", "there is no manifest .*absent: name one of brats2013, brats2013_mixed, chest_xray, "),
     ):
         with pytest.raises(InputError, match=words):
             read_manifest(tmp_path / name)

@@ -28,6 +28,7 @@ TOLD = (
 REGIONS = ("given", "nonzero", "all", "deepbet")  # deepbet finds the brain of a whole head
 SEEN = {  # cases of the made downloads by section
     "brats2013": {"training": 3, "test": 1},
+    "brats2013_mixed": {"training": 2, "test": 1, "mixed": 1},
     "chest_xray": {"training": 36, "validation": 6, "test": 16, "mixed": 10},
     "covidx": {"training": 24, "validation": 2, "test": 3, "mixed": 16},
     "fashion_mnist": {},
