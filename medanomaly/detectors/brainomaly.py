@@ -30,7 +30,9 @@ class Brainomaly(Detector):
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32, 64, 128 or 256.
         features: channels of the first convolution of both networks; 16 in 2-D and 8 in 3-D if not given (paper: 64).
         levels: the lowest and the highest usual intensity of patches. What lies beyond still counts.
-        learning_rate: of both Adam optimisers, with betas (0.5, 0.999).
+        learning_rate: of the generator's Adam, with betas (0.5, 0.999).
+        critic_rate: of the critic's; as ``learning_rate``, if not given (paper). Where the generator wins, it makes
+            noise that the critic takes for health, and "critic" in the losses is positive: give the critic more.
         critic_steps: of the critic for each of the generator.
         identity_weight: of the loss that asks the generator to leave healthy patches as they are.
         score: "map", or "mean", one number a patch: of a whole film or slice, the paper's score.
@@ -48,6 +50,7 @@ class Brainomaly(Detector):
         features: int | None = None,
         levels: Sequence[float] = (-0.5, 2.0),
         learning_rate: float = 1e-4,
+        critic_rate: float | None = None,
         critic_steps: int = 2,
         identity_weight: float = 1.0,
         score: str = "map",
@@ -60,6 +63,7 @@ class Brainomaly(Detector):
         self.set_sign(sign)
         features = features or (16 if spatial_dims == 2 else 8)
         self.learning_rate, self.critic_steps = learning_rate, critic_steps
+        self.critic_rate = critic_rate or learning_rate
         self.identity_weight, self.score_kind = identity_weight, score
         self.to_tanh = ToTanh(*levels)
         self.generator = translator(in_channels, in_channels, patch_size, spatial_dims, features)
@@ -67,10 +71,10 @@ class Brainomaly(Detector):
         self.steps = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def stages(self) -> Iterator[Stage]:
-        rate, betas = self.learning_rate, (0.5, 0.999)
+        betas = (0.5, 0.999)
         optimizers = {
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, betas=betas),
-            "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=self.critic_rate, betas=betas),
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=self.learning_rate, betas=betas),
         }
         yield Stage("Brainomaly", optimizers, keep="last")
 

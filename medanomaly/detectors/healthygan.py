@@ -33,7 +33,9 @@ class HealthyGAN(Detector):
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32, 64, 128 or 256.
         features: channels of the first convolution of both networks; 16 in 2-D and 8 in 3-D if not given (paper: 64).
         levels: the lowest and the highest usual intensity of patches. What lies beyond still counts.
-        learning_rate: of both Adam optimisers, with betas (0.5, 0.999).
+        learning_rate: of the generator's Adam, with betas (0.5, 0.999).
+        critic_rate: of the critic's; as ``learning_rate``, if not given (paper). Where the generator wins, it makes
+            noise that the critic takes for health, and "critic" in the losses is positive: give the critic more.
         critic_steps: of the critic for each of the generator.
         weights: of the identity, reconstruction and focus losses, beside the adversarial one (1, 1, 0.1).
         score: "map", or "mean", one number a patch: of a whole film or slice, the paper's score.
@@ -51,6 +53,7 @@ class HealthyGAN(Detector):
         features: int | None = None,
         levels: Sequence[float] = (-0.5, 2.0),
         learning_rate: float = 1e-4,
+        critic_rate: float | None = None,
         critic_steps: int = 2,
         weights: Sequence[float] = (1.0, 1.0, 0.1),
         score: str = "map",
@@ -63,6 +66,7 @@ class HealthyGAN(Detector):
         self.set_sign(sign)
         features = features or (16 if spatial_dims == 2 else 8)
         self.learning_rate, self.critic_steps, self.score_kind = learning_rate, critic_steps, score
+        self.critic_rate = critic_rate or learning_rate
         self.identity_weight, self.reconstruction_weight, self.focus_weight = weights
         self.to_tanh = ToTanh(*levels)
         self.generator = translator(in_channels, in_channels + 1, patch_size, spatial_dims, features)
@@ -70,10 +74,10 @@ class HealthyGAN(Detector):
         self.steps = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def stages(self) -> Iterator[Stage]:
-        rate, betas = self.learning_rate, (0.5, 0.999)
+        betas = (0.5, 0.999)
         optimizers = {
-            "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, betas=betas),
-            "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=self.critic_rate, betas=betas),
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=self.learning_rate, betas=betas),
         }
         yield Stage("HealthyGAN", optimizers, keep="last")
 

@@ -66,3 +66,9 @@ def test_the_critic_has_two_steps_for_each_of_the_generator():
 def test_settings_that_cannot_be(arguments, words):
     with pytest.raises(ConfigError, match=words):
         detector(**arguments)
+
+
+def test_the_critic_may_learn_faster():
+    for given, expected in ((None, 0.01), (0.04, 0.04)):
+        (stage,) = detector(learning_rate=0.01, critic_rate=given).stages()
+        assert [stage.optimizers[name].param_groups[0]["lr"] for name in ("generator", "critic")] == [0.01, expected]

@@ -111,3 +111,9 @@ def test_what_is_removed_is_in_intensities_whatever_the_levels():
 def test_settings_that_cannot_be(arguments, words):
     with pytest.raises(ConfigError, match=words):
         detector(**arguments)
+
+
+def test_the_critic_may_learn_faster():
+    for given, expected in ((None, 0.01), (0.04, 0.04)):
+        (stage,) = detector(learning_rate=0.01, critic_rate=given).stages()
+        assert [stage.optimizers[name].param_groups[0]["lr"] for name in ("generator", "critic")] == [0.01, expected]
