@@ -75,7 +75,7 @@ def draw(model: Path, case: Any, picture: Path) -> None:
     def shown(values: Tensor) -> dict[str, NDArray[Any]]:
         kept = torch.where(region[0] > 0, torch.as_tensor(values), 0).numpy()
         kinds = {"hardly a lesion": few, "lesions": most}
-        return {title: np.stack([axial_picture(kept, z) for z in slices]) for title, slices in kinds.items()}
+        return {title: np.stack([axial_picture(kept, z)[::-1] for z in slices]) for title, slices in kinds.items()}
 
     by_row = {words: shown(values[0, 0]) for words, values in rows.items()}
     reconstructions_figure(shown(volume[0]), {**by_row, "map: lesions": shown(lesions)}, picture)
