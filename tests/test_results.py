@@ -68,6 +68,8 @@ def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
         ("docs/reproduction.md", "fashion-mnist", "fashion-mnist"),
         ("docs/side_by_side.md", "side by side", "fashion-mnist"),
         ("docs/side_by_side.md", "films", "chest_xray"),
+        ("docs/side_by_side.md", "white matter family", "open_ms"),
+        ("docs/side_by_side.md", "glioma", "brats2013"),
         ("docs/unseen.md", "unseen white-matter", "white-matter"),
         ("docs/unseen.md", "unseen tumours", "tumours"),
     ],

@@ -1,0 +1,60 @@
+"""Asks why some detectors rank lesions of white matter below healthy tissue: do they score what is busy, or far out?
+
+    python -m studies.below_half --data-root /data/open_ms --results results
+
+For each detector that the benchmark of the manifest ``open_ms`` trained: its AUROC on patient26 in the whole brain, and
+in what lies deep in it; and how its score goes with two properties of the patch of 16 pixels around a voxel, the
+standard deviation of FLAIR and its mean (Spearman's rank correlation, healthy voxels alone). A patch of cortex, with
+fluid beside it, has a large deviation; white matter, where the lesions are, a small one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, uniform_filter
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from medanomaly.data import datalist_from_manifest
+from medanomaly.data.reading import LoadCased
+from medanomaly.evaluation.cohort_voxels import label_on_scan
+from medanomaly.workflows.scorers import load_scorer
+
+DEEP = 15  # mm from the border of the brain, at least
+WINDOW = (16, 16, 1)  # voxels of 1 mm, as the patches
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--data-root", type=Path, required=True, help="folder of the patients of open_ms")
+    arguments.add_argument("--results", type=Path, default=Path("results"), help="where the benchmark wrote")
+    given = arguments.parse_args()
+    (case,) = datalist_from_manifest("open_ms", given.data_root)["test"]
+    flair = np.asarray(LoadCased()({"image": case["image"][0]})["image"][0], dtype=np.float64)
+    lesions = label_on_scan(case)
+    mean = uniform_filter(flair, WINDOW)
+    deviation = np.sqrt(np.maximum(uniform_filter(flair**2, WINDOW) - mean**2, 0))
+    print("| detector | AUROC | AUROC, deep in the brain | score and deviation | score and mean |")
+    print("|---|---|---|---|---|")
+    for weights in sorted((given.results / "open_ms" / "runs").glob("*_own_seed0/model/models/model.pt")):
+        name = weights.parents[2].name.removesuffix("_own_seed0")
+        heatmap = load_scorer(weights.parents[1]).heatmap(case)
+        brain = np.isfinite(heatmap)
+        deep = brain & (distance_transform_edt(brain) >= DEEP)
+        healthy = brain & ~lesions
+        figures = [auroc(heatmap, lesions, brain), auroc(heatmap, lesions, deep)]
+        figures += [float(spearmanr(heatmap[healthy], of[healthy]).statistic) for of in (deviation, mean)]
+        print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |", flush=True)
+
+
+def auroc(heatmap: NDArray[Any], lesions: NDArray[Any], where: NDArray[np.bool_]) -> float:
+    return float(roc_auc_score(lesions[where], heatmap[where]))
+
+
+if __name__ == "__main__":
+    main()
