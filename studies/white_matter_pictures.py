@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import ResampleToMatch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medanomaly.data import datalist_from_manifest
-from medanomaly.data.reading import read_volume
 from medanomaly.patches.layout import plain
 from medanomaly.report.figures import axial_picture, reconstructions_figure
 from medanomaly.workflows.scorers import load_scorer
@@ -53,9 +51,9 @@ def main() -> None:
     (case,) = datalist_from_manifest("open_ms", given.data_root)["test"]
     for weights in sorted((given.results / "open_ms" / "runs").glob(f"*_own_seed{given.seed}/model/models/model.pt")):
         model = weights.parent.parent
-        name, picture = model.parent.name.removesuffix(f"_own_seed{given.seed}"), given.output
-        draw(model, case, picture / f"{name}.png")
-        print(f"{name}: {picture / f'{name}.png'}")
+        picture = given.output / f"{model.parent.name.removesuffix(f'_own_seed{given.seed}')}.png"
+        draw(model, case, picture)
+        print(picture)
 
 
 def draw(model: Path, case: Any, picture: Path) -> None:
@@ -63,7 +61,7 @@ def draw(model: Path, case: Any, picture: Path) -> None:
     assert scorer.preprocessing is not None
     prepared: Any = scorer.preprocessing(dict(case))
     volume, region = plain(prepared["image"]), plain(prepared["region"])
-    lesions = on_grid(case["label"], prepared["image"])
+    lesions = plain(prepared["label"])[0] > 0  # on the grid of the prepared image, whose axes run to R, A and S
     few, most = chosen(lesions, region[0])
     only = torch.zeros_like(region)
     only[..., [*few, *most]] = region[..., [*few, *most]]
@@ -79,12 +77,6 @@ def draw(model: Path, case: Any, picture: Path) -> None:
 
     by_row = {words: shown(values[0, 0]) for words, values in rows.items()}
     reconstructions_figure(shown(volume[0]), {**by_row, "map: lesions": shown(lesions)}, picture)
-
-
-def on_grid(label: Any, image: Any) -> Tensor:
-    """The lesions (H, W, D) on the grid of a prepared image, whose axes run to R, A and S."""
-    lesions: Any = read_volume(label)
-    return plain(ResampleToMatch(mode="nearest", padding_mode="zeros")(lesions[None], img_dst=image))[0] > 0.5
 
 
 def chosen(lesions: Tensor, brain: Tensor) -> tuple[list[int], list[int]]:
