@@ -113,7 +113,7 @@ class DetectorTrainer(Trainer):
         self.epochs_of_trainer = self.stage_epochs = max_epochs
         self.settled_epochs, self.best_loss, self.best_epoch = 0, math.inf, 0
         super().__init__(device, max_epochs, data_loader=self.sampler, epoch_length=len(self.sampler))
-        self.amp = amp  # set here, as MONAI would make a scaler with it, which float16 needs and bfloat16 does not
+        self.bfloat16 = amp  # MONAI's own `amp` makes a scaler, which float16 needs and bfloat16 does not
         self.early_stopping = EarlyStopping(
             patience,
             lambda engine: engine.state.metrics["val_loss"],
@@ -232,7 +232,7 @@ class DetectorTrainer(Trainer):
             if isinstance(batchdata, dict)
             else batchdata.to(device, non_blocking=True)
         )
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             losses = self.detector.training_step(batch, self.stage)
         sums = self.state.loss_sums
         for name, loss in losses.items():
