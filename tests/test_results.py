@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "results").glob("**/results/*.json"))
-LIMIT = 2_500_000  # bytes of the whole folder, of 25 detectors
+LIMIT = 3_000_000  # bytes of the whole folder, of 26 bundles and the baselines
 LEADERBOARDS = sorted((ROOT / "results").glob("**/leaderboard.md"))
 WHITE_MATTER = [path.parent for path in LEADERBOARDS if path.parent.name == "white-matter-paper"]
 
@@ -70,16 +70,20 @@ def test_rows_of_white_matter_share_voxels_and_normals(folder: Path) -> None:
         ("docs/side_by_side.md", "films", "chest_xray"),
         ("docs/side_by_side.md", "white matter family", "open_ms"),
         ("docs/side_by_side.md", "glioma", "brats2013"),
+        ("docs/side_by_side.md", "mixture", "brats2013_mixed"),
+        ("docs/how-to/augmentation.md", "classifiers", "augmentation"),
+        ("docs/how-to/augmentation.md", "synthetic films", "augmentation"),
         ("docs/unseen.md", "unseen white-matter", "white-matter"),
         ("docs/unseen.md", "unseen tumours", "tumours"),
     ],
 )
 def test_tables_in_the_documents_are_those_of_the_leaderboards(document: str, marker: str, leaderboard: str) -> None:
     header, *shown = rows_of(section(document, marker))
-    titles, *made = rows_of((ROOT / "results" / leaderboard / "leaderboard.md").read_text())
+    tables = map(rows_of, (ROOT / "results" / leaderboard / "leaderboard.md").read_text().split("\n\n"))
+    titles, *made = next(rows for rows in tables if rows and set(header) <= set(rows[0]))
     assert shown
     places = [titles.index(title) for title in header]
-    known = [[row[place] for place in places] for row in made if len(row) == len(titles)]
+    known = [[row[place] for place in places] for row in made]
     for row in shown:
         assert row in known, row
 
