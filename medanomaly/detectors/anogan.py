@@ -19,12 +19,11 @@ from medanomaly.networks.averages import average_of, follow, settle, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.layers import UnitRMS
 from medanomaly.networks.losses import bce_towards, critic_loss_bce
-from medanomaly.networks.search import in_blocks, search_codes
+from medanomaly.networks.search import block_of, in_blocks, search_codes
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.strength import Strength, amount_of
 
 PICTURE_SIDE = {2: 16, 3: 8}  # voxels a side of the small pictures in which starts are looked up
-BLOCK = {2: 32, 3: 8}  # patches that are worked on at a time
 MAX_BATCHES = 4  # of training patches, whose distances the scales are taken from
 
 
@@ -92,7 +91,7 @@ class AnoGAN(Detector):
         self.pictures = nn.Buffer(torch.zeros(bank_size, in_channels * PICTURE_SIDE[spatial_dims] ** spatial_dims))
         self.scales = nn.Buffer(torch.ones(2))
         self.strength = Strength()
-        self.block = BLOCK[spatial_dims]
+        self.block = block_of(patch_size, spatial_dims)
 
     def critic(self, patches: Tensor) -> Tensor:
         """How real patches look to the discriminator: logits (B, 1)."""

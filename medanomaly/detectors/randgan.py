@@ -6,7 +6,7 @@ that it need not learn all of anatomy by heart. That image has nothing to do wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -16,7 +16,7 @@ from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, check_count
 from medanomaly.networks.dcgan import dcgan_widths, init_dcgan, init_he
 from medanomaly.networks.optimizers import rmsprop
-from medanomaly.networks.search import in_blocks, search_codes
+from medanomaly.networks.search import block_of, in_blocks, search_codes
 from medanomaly.networks.stages import Stage
 from medanomaly.networks.strength import Strength, amount_of
 
@@ -106,6 +106,7 @@ class RandGAN(Detector):
         self.starts = nn.Buffer(2 * torch.rand(restarts, latent_dim) - 1)
         self.scales = nn.Buffer(torch.ones(2))
         self.strength = Strength()
+        self.block = block_of(patch_size, spatial_dims)
 
     def critic(self, images: Tensor) -> Tensor:
         """How real images, from -1 to 1, look to the discriminator beside each other: (B, 1), from 0 to 1.
@@ -169,11 +170,14 @@ class RandGAN(Detector):
         self.seen.zero_()
         self._remember(images)
         codes = self.starts[:1].expand(len(self.bank), -1)
-        self.drawn.copy_(in_blocks(self._draw, codes, in_blocks(self.generator.look, self.bank)))
-        looked, features = in_blocks(self._look, images), in_blocks(self.trunk, images)
+        self.drawn.copy_(self._blocks(self._draw, codes, self._blocks(self.generator.look, self.bank)))
+        looked, features = self._blocks(self._look, images), self._blocks(self.trunk, images)
         codes = self.starts[:1].expand(len(images), -1)
-        distances = in_blocks(self._distances, codes, looked, images, features)
+        distances = self._blocks(self._distances, codes, looked, images, features)
         self.scales.copy_(distances.median(dim=0).values.clamp(min=1e-8))
+
+    def _blocks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        return in_blocks(function, *tensors, block=self.block)
 
     def _look(self, images: Tensor) -> Tensor:
         """What the generator is shown beside the code, for images to be drawn: features (B, F, H/2, W/2).
@@ -204,21 +208,21 @@ class RandGAN(Detector):
         """The codes (B, latent_dim) whose images are most like the patches, the losses (B,) and what was looked at."""
         images = 2 * patches - 1
         with torch.no_grad():
-            looked, features = in_blocks(self._look, images), in_blocks(self.trunk, images)
+            looked, features = self._blocks(self._look, images), self._blocks(self.trunk, images)
         weights = torch.tensor([1 - self.feature_weight, self.feature_weight], device=patches.device) / self.scales
 
         def loss(codes: Tensor, samples: Tensor) -> Tensor:
             return self._distances(codes, looked[samples], images[samples], features[samples]) @ weights
 
         starts = self.starts.expand(len(patches), -1, -1)
-        codes, losses = search_codes(loss, starts, self.search_steps, self.step_size, limit=1.0)
+        codes, losses = search_codes(loss, starts, self.search_steps, self.step_size, limit=1.0, block=self.block)
         return codes, losses, looked
 
     def reconstruct(self, patches: Tensor) -> Tensor:
         """The images that the search finds, from 0 to 1: (B, C, H, W)."""
         codes, _, looked = self.search(patches)
         with torch.no_grad():
-            return (in_blocks(self._draw, codes, looked) + 1) / 2
+            return (self._blocks(self._draw, codes, looked) + 1) / 2
 
     def score(self, patches: Tensor) -> Tensor:
         if self.score_kind == "residual":

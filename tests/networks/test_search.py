@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from medanomaly.detectors import AnoGAN, RandGAN
 from medanomaly.networks.dcgan import dcgan_decoder, init_he
 from medanomaly.networks.search import in_blocks, search_codes
 
@@ -93,3 +95,12 @@ def test_a_row_comes_out_the_same_bit_for_bit_whatever_is_beside_it():
     beside = found(torch.cat([100 * images[:3], images]))
     assert torch.equal(beside[2][3:], lowest) and torch.equal(found(images[:3])[0], made[:3])
     assert all(parameter.grad is None for parameter in decoder.parameters()) and not codes.requires_grad
+
+
+@pytest.mark.parametrize(("detector", "drawing"), [(AnoGAN, "average"), (RandGAN, "generator")])
+def test_a_film_that_comes_alone_is_not_searched_for_in_a_block_of_32(detector, drawing):
+    network = detector(patch_size=64, features=8, bank_size=4, restarts=1, search_steps=2).eval()
+    rows = []
+    getattr(network, drawing).register_forward_hook(lambda module, arguments, made: rows.append(len(made)))
+    network.score(torch.rand(1, 1, 64, 64))
+    assert 0 < max(rows) <= 4
