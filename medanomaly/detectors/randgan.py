@@ -6,7 +6,7 @@ that it need not learn all of anatomy by heart. That image has nothing to do wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -170,14 +170,13 @@ class RandGAN(Detector):
         self.seen.zero_()
         self._remember(images)
         codes = self.starts[:1].expand(len(self.bank), -1)
-        self.drawn.copy_(self._blocks(self._draw, codes, self._blocks(self.generator.look, self.bank)))
-        looked, features = self._blocks(self._look, images), self._blocks(self.trunk, images)
+        looked = in_blocks(self.generator.look, self.bank, block=self.block)
+        self.drawn.copy_(in_blocks(self._draw, codes, looked, block=self.block))
+        looked = in_blocks(self._look, images, block=self.block)
+        features = in_blocks(self.trunk, images, block=self.block)
         codes = self.starts[:1].expand(len(images), -1)
-        distances = self._blocks(self._distances, codes, looked, images, features)
+        distances = in_blocks(self._distances, codes, looked, images, features, block=self.block)
         self.scales.copy_(distances.median(dim=0).values.clamp(min=1e-8))
-
-    def _blocks(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return in_blocks(function, *tensors, block=self.block)
 
     def _look(self, images: Tensor) -> Tensor:
         """What the generator is shown beside the code, for images to be drawn: features (B, F, H/2, W/2).
@@ -208,7 +207,8 @@ class RandGAN(Detector):
         """The codes (B, latent_dim) whose images are most like the patches, the losses (B,) and what was looked at."""
         images = 2 * patches - 1
         with torch.no_grad():
-            looked, features = self._blocks(self._look, images), self._blocks(self.trunk, images)
+            looked = in_blocks(self._look, images, block=self.block)
+            features = in_blocks(self.trunk, images, block=self.block)
         weights = torch.tensor([1 - self.feature_weight, self.feature_weight], device=patches.device) / self.scales
 
         def loss(codes: Tensor, samples: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class RandGAN(Detector):
         """The images that the search finds, from 0 to 1: (B, C, H, W)."""
         codes, _, looked = self.search(patches)
         with torch.no_grad():
-            return (self._blocks(self._draw, codes, looked) + 1) / 2
+            return (in_blocks(self._draw, codes, looked, block=self.block) + 1) / 2
 
     def score(self, patches: Tensor) -> Tensor:
         if self.score_kind == "residual":

@@ -13,7 +13,7 @@ BLOCK = 32  # rows that a network is shown at a time
 def block_of(patch_size: int, spatial_dims: int) -> int:
     """How many patches of this size to work on at a time: 32, 8 in 3-D, and 4 images of 64 voxels a side.
 
-    A film is a single patch, and comes alone: a block is filled up, so that of 32 films 31 were worked on in vain.
+    A film is one patch and comes alone: its block is filled up with copies of it, and these cost as much as it does.
     """
     if spatial_dims == 3:
         return 8
