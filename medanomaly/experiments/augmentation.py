@@ -1,10 +1,10 @@
 """Do synthetic films help? Generators of chest films, judged by indices, and a classifier trained with their films.
 
-A generator (DCGAN, progressively grown GAN, DDPM) is trained for each class on the training films of that class alone.
-MONAI's DenseNet-121 then learns normal from pneumonia with 0, 25, 50, 100 and 200 % synthetic films, and with classes
-that they fill up to the same size, and is tested on real films of other patients at the probability 0.5. Its epochs
-are chosen by real held-out films. An epoch has as many steps in all rows, those of the real films alone, so that what
-helps is what films show and not that there are more steps.
+A generator (DCGAN, four of them on a grid, progressively grown GAN, DDPM) is trained for each class on the training
+films of that class alone. MONAI's DenseNet-121 then learns normal from pneumonia with 0, 25, 50, 100 and 200 %
+synthetic films, and with classes that they fill up to the same size, and is tested on real films of other patients at
+the probability 0.5. Its epochs are chosen by real held-out films. An epoch has as many steps in all rows, those of the
+real films alone, so that what helps is what films show and not that there are more steps.
 
 What the indices are measured on is the classifier that learned from the real training films alone (seed 0): weights of
 ImageNet are not at hand without a network, and it knows chest films. ``--set features=random`` takes random weights, to
@@ -57,12 +57,15 @@ OPTIONS: dict[str, Any] = {
 _TRAINING = {"generator_seed": 0, "generator_amp": True}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gan": {"generator_epochs": 300, "generator_batch": 32, **_TRAINING},
+    # as many batches in all: an epoch of the grid is one of each of its four cells
+    "gan-grid": {"generator_epochs": 75, "generator_batch": 32, "grid": {"rows": 2, "columns": 2}, **_TRAINING},
     "progan": {"generator_epochs": 20, "generator_batch": 16, "fade_images": 10_000, **_TRAINING},  # of each size
     "ddpm": {"generator_epochs": 60, "generator_batch": 16, "steps": 50, "amp": True, **_TRAINING},
 }
 REDUCED: dict[str, Any] = {"normal_films": 60, "pneumonia_films": 120, "epochs": 6}
 REDUCED_SETTINGS: dict[str, dict[str, Any]] = {
     "gan": {"generator_epochs": 10},
+    "gan-grid": {"generator_epochs": 3},
     "progan": {"generator_epochs": 1, "fade_images": 100},
     "ddpm": {"generator_epochs": 2, "steps": 10},
 }

@@ -25,7 +25,7 @@ from medanomaly.patches.spec import PatchSpec
 from medanomaly.training.checkpoints import load_checkpoint, load_detector, save_whole
 from medanomaly.training.trainer import DetectorTrainer
 
-GENERATORS: Mapping[str, type[FilmGenerator]] = {"gan": DCGAN, "progan": ProGAN, "ddpm": DDPM}
+GENERATORS: Mapping[str, type[FilmGenerator]] = {"gan": DCGAN, "gan-grid": DCGAN, "progan": ProGAN, "ddpm": DDPM}
 
 
 def synthetic_films(
@@ -40,8 +40,8 @@ def synthetic_films(
         name: of ``GENERATORS``.
         films: the sections; only those of the training are learned from.
         wanted: of each class, how many.
-        settings: of the generator; ``generator_epochs``, ``generator_batch``, ``generator_seed`` and
-            ``generator_amp`` are of its training.
+        settings: of the generator; ``generator_epochs``, ``generator_batch``, ``generator_seed``, ``generator_amp``
+            and ``grid`` are of its training.
         folder: of the generator.
 
     Raises:
@@ -89,7 +89,7 @@ def write_manifest(
 
 def train_generator(name: str, training: Films, settings: Mapping[str, Any], folder: Path) -> FilmGenerator:
     """A generator of the films of one class, trained in ``folder``, or from where an earlier training there stood."""
-    of_training = {"generator_epochs", "generator_batch", "generator_seed", "generator_amp"}
+    of_training = {"generator_epochs", "generator_batch", "generator_seed", "generator_amp", "grid"}
     size, seed = training.images.shape[-1], settings["generator_seed"]
     torch.manual_seed(seed)
     generator = GENERATORS[name](**{key: v for key, v in settings.items() if key not in of_training}, size=size)
@@ -107,13 +107,14 @@ def train_generator(name: str, training: Films, settings: Mapping[str, Any], fol
             settings["generator_epochs"],
             sampler,
             generator,
-            sampler,  # nothing is validated
+            sampler,  # nothing is validated; the best cell of a grid is the one that draws what it learned from best
             folder / "checkpoints",
             folder / "model.pt",
             seed=seed,
             resume=True,
             amp=settings["generator_amp"],
             progress=False,
+            grid=settings.get("grid"),
         ).run()
     load_detector(generator, folder / "model.pt")
     return generator

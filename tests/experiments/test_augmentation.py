@@ -20,7 +20,7 @@ from medanomaly.experiments import augmentation, augmentation_films, find_experi
 from medanomaly.experiments.augmentation import EXPERIMENT, LEVELS, OPTIONS, SETTINGS, runs
 from medanomaly.experiments.augmentation_classifier import new_classifier, probabilities, trained_classifier
 from medanomaly.experiments.augmentation_films import Films, read_films, with_synthetic
-from medanomaly.experiments.augmentation_generators import GENERATORS, write_manifest
+from medanomaly.experiments.augmentation_generators import GENERATORS, train_generator, write_manifest
 from medanomaly.experiments.augmentation_quality import (
     FrozenFeatures,
     frechet,
@@ -29,6 +29,7 @@ from medanomaly.experiments.augmentation_quality import (
     nearest,
     quality,
 )
+from medanomaly.training import load_checkpoint
 from medanomaly.workflows.benchmark import run_benchmark
 
 TINY: dict[str, Any] = {"size": 32, "normal_films": 8, "pneumonia_films": 12, "epochs": 1, "amp": False}
@@ -223,7 +224,7 @@ def test_copies_of_training_films_are_found() -> None:
 
 def test_the_runs_are_all_levels_with_every_seed() -> None:
     planned = runs(EXPERIMENT.detectors, [0, 1], False)
-    assert len(planned) == 2 * (1 + 3 * len(LEVELS)) == len({run.id for run in planned})
+    assert len(planned) == 2 * (1 + len(SETTINGS) * len(LEVELS)) == len({run.id for run in planned})
     assert [LEVELS[run.setting] for run in planned if run.detector == "gan" and run.seed == 0] == [
         0.25,
         0.5,
@@ -278,4 +279,17 @@ def test_features_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_settings_of_a_study_are_those_of_its_generators(name: str) -> None:
     """Beside those of the training, each is an argument."""
     known = inspect.signature(GENERATORS[name]).parameters
-    assert {key for key in SETTINGS[name] if not key.startswith("generator_")} <= set(known)
+    assert {key for key in SETTINGS[name] if not key.startswith("generator_")} <= {*known, "grid"}
+
+
+def test_a_grid_trains_the_generator_and_takes_as_many_batches_in_all(tmp_path: Path) -> None:
+    settings = {**SETTINGS["gan-grid"], "generator_epochs": 2, "generator_batch": 4, "features": 8}
+    cells = SETTINGS["gan-grid"]["grid"]["rows"] * SETTINGS["gan-grid"]["grid"]["columns"]
+    assert cells * SETTINGS["gan-grid"]["generator_epochs"] == SETTINGS["gan"]["generator_epochs"]
+    generator = train_generator("gan-grid", random_films(8), settings, tmp_path)
+    trained = [load_checkpoint(tmp_path / f"checkpoints/grid/cell{number:03d}.pt") for number in range(cells)]
+    assert [len(cell["history"]) for cell in trained] == [2] * cells
+    best = min(trained, key=lambda cell: cell["history"][-1]["quality"])["pair"]["generator"]["network"]
+    own = generator.generator.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in best.items() if name.endswith("weight"))
+    assert generator.draw(3, 0).shape == (3, 1, 32, 32)

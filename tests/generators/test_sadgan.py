@@ -10,7 +10,7 @@ from scipy import ndimage
 from medanomaly.data.translation_phantoms import CLASSES, SIGNALS, edges_of, make_head
 from medanomaly.errors import ConfigError
 from medanomaly.generators.sadgan import SADGAN, correlation, sobel
-from studies.translation import measured, trained
+from studies.translation import judge, measured, trained
 
 
 @pytest.mark.parametrize("shape", [(9, 12), (7, 8, 6)])
@@ -72,14 +72,14 @@ def test_classes_of_nothing_but_background_are_refused() -> None:
 
 
 def test_a_short_training_moves_the_translation_towards_the_target() -> None:
-    figures = [measured(trained(0, steps=steps), 0) for steps in (0, 40)]
+    figures = [measured(trained(0, steps=steps), 0, judge(0, steps=60)) for steps in (0, 40)]
     assert figures[1]["Dice of S on translated CT"] > figures[0]["Dice of S on translated CT"] + 0.2
     assert figures[1]["Dice by nearest intensity"] > figures[0]["Dice by nearest intensity"] + 0.05
 
 
 @pytest.mark.slow  # two trainings of three minutes
 def test_labels_survive_translation_and_edges_are_worth_their_branch() -> None:
-    with_edges, without = (measured(trained(0, edges), 0) for edges in (True, False))
+    with_edges, without = (measured(trained(0, edges), 0, judge(0)) for edges in (True, False))
     assert with_edges["Dice of S on translated CT"] >= 0.9
     assert with_edges["Dice of S on MR"] >= 0.8
     assert without["edge F1"] < with_edges["edge F1"] - 0.01
