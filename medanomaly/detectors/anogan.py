@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from medanomaly.detectors.base import Detector
 from medanomaly.errors import ConfigError, check_count
+from medanomaly.networks.adversaries import GAN
 from medanomaly.networks.averages import average_of, follow, settle, warming_up
 from medanomaly.networks.dcgan import dcgan_decoder, dcgan_head, dcgan_trunk, init_dcgan
 from medanomaly.networks.layers import UnitRMS
@@ -105,7 +106,9 @@ class AnoGAN(Detector):
             "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
             "critic": torch.optim.Adam(critic, lr=rate, betas=betas),
         }
-        yield Stage("GAN", optimizers, keep="last")
+        networks = self.generator, nn.Sequential(self.trunk, self.critic_head)
+        gan = GAN(*networks, self.latent_dim, "bce", rate, betas, initialise=init_dcgan)
+        yield Stage("GAN", optimizers, keep="last", gan=gan)
 
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         fake = self.generator(torch.randn(len(batch), self.latent_dim, device=batch.device))
@@ -126,6 +129,8 @@ class AnoGAN(Detector):
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
         """Draw the images of the bank, and fit the scales: median distances of training patches to the nearest one."""
+        if self.steps == 0:  # a grid trained the generator, and there is no average on the way
+            self.average.load_state_dict(self.generator.state_dict())
         settle(self.average, self.bank.split(128))
         self.pictures.copy_(in_blocks(lambda codes: self._small(self.average(codes)), self.bank, block=self.block))
         patches = torch.cat(list(islice(batches, MAX_BATCHES)))

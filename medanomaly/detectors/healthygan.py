@@ -91,7 +91,7 @@ class HealthyGAN(Detector):
         healthy, mixed = self.to_tanh(batch["training"]), self.to_tanh(batch["mixed"])
         with torch.no_grad():
             made, mask = self.parts(mixed)
-        losses = {"critic": critic_loss_wgan_gp(self.critic, healthy, mask * made + (1 - mask) * mixed)}
+        losses = {"critic": critic_loss_wgan_gp(self.critic, healthy, healed(mixed, made, mask))}
         stage.optimizers["critic"].zero_grad()
         torch.autograd.backward(losses["critic"])
         stage.optimizers["critic"].step()
@@ -108,9 +108,9 @@ class HealthyGAN(Detector):
         """The sum of four: what is made looks healthy, healthy is B itself, x comes back, and M is small and sure."""
         both = torch.cat([mixed, healthy])
         made, mask = self.parts(both)
-        adversarial = -2 * self.critic(mask * made + (1 - mask) * both).mean()  # a mean over each of the two halves
+        adversarial = -2 * self.critic(healed(both, made, mask)).mean()  # a mean over each of the two halves
         n = len(mixed)
-        reconstruction = ((1 - mask) * (both - made)).abs()[:n].mean()  # x - r(x)
+        reconstruction = (both - redrawn(both, made, mask)).abs()[:n].mean()
         identity = (both - made).abs()[n:].mean()
         focus = (_focus(mask[:n]) + _focus(mask[n:])) / 2
         loss: Tensor = (
@@ -136,6 +136,16 @@ class HealthyGAN(Detector):
         n = patches.shape[0]
         scores = signed_residual(self._removed(at_least_four(patches)), self.sign)[:n]
         return scores.flatten(1).mean(dim=1, keepdim=True) if self.score_kind == "mean" else scores
+
+
+def healed(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
+    """The healthy translation: what was made where the mask is 1, else x."""
+    return mask * made + (1 - mask) * x
+
+
+def redrawn(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
+    """The other way round, so that what was made must be x wherever the mask is not 1."""
+    return mask * x + (1 - mask) * made
 
 
 def _focus(mask: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ class DetectorTrainer(Trainer):
         if self.grid is not None and self.stage_number == 0 and self.stage.gan is None:
             raise ConfigError(
                 f"{type(self.detector).__name__} does not begin with a GAN that a grid could train: leave out grid, or "
-                "choose a detector that does, such as f_anogan."
+                "choose a detector that does, f_anogan or anogan."
             )
 
     def _coevolve(self, grid: GridStage, gan: GAN) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medanomaly.detectors import HealthyGAN
+from medanomaly.detectors.healthygan import healed, redrawn
 from medanomaly.errors import ConfigError
 
 
@@ -36,7 +37,8 @@ def test_nothing_is_changed_where_the_mask_is_0_and_all_where_it_is_1():
     intensity = made / everything.to_tanh.factor + everything.to_tanh.middle
     torch.testing.assert_close(everything.reconstruct(x), intensity)
     scaled = everything.to_tanh(x)
-    assert torch.equal(mask * scaled + (1 - mask) * made, scaled)  # r(x) = M x + (1 - M) B
+    assert torch.equal(redrawn(scaled, made, mask), scaled) and torch.equal(healed(scaled, made, mask), made)
+    assert torch.equal(healed(scaled, made, 0 * mask), scaled)
 
 
 def test_translation_and_reconstruction_add_up():
@@ -45,8 +47,9 @@ def test_translation_and_reconstruction_add_up():
     x = made_of.to_tanh(patches().double())
     made, mask = made_of.parts(x)
     assert made.abs().max() <= 1 and 0 <= mask.min() < mask.max() <= 1 and mask.shape == (5, 1, 16, 16)
-    translation, reconstruction = mask * made + (1 - mask) * x, mask * x + (1 - mask) * made
-    torch.testing.assert_close(reconstruction + translation, x + made, rtol=0, atol=1e-15)
+    torch.testing.assert_close(redrawn(x, made, mask) + healed(x, made, mask), x + made, rtol=0, atol=1e-15)
+    intensities = made_of.reconstruct(patches().double())  # what is scored heals by the same equation
+    torch.testing.assert_close(made_of.to_tanh(intensities), healed(x, made, mask), rtol=0, atol=1e-14)
 
 
 def test_the_losses_are_those_of_the_recipe():

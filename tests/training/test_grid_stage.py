@@ -1,11 +1,11 @@
-"""A detector whose GAN a grid trains: f-AnoGAN draws with the best cell's generator, and goes on with its encoder."""
+"""Detectors whose GAN a grid trains: they draw with the best cell's generator; f-AnoGAN goes on with its encoder."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from medanomaly.detectors import FAnoGAN
+from medanomaly.detectors import AnoGAN, FAnoGAN
 from medanomaly.errors import ConfigError
 from medanomaly.training import load_checkpoint
 from medanomaly.training.cell import Cell
@@ -37,6 +37,18 @@ def test_the_encoder_learns_to_use_the_best_cells_generator(trainer):
     fresh = f_anogan()
     assert not torch.equal(model["encoder.0.0.weight"], fresh.encoder[0][0].weight)  # it has learned
     assert run.state.epoch == 4 and all(len(cell["history"]) == 2 for cell in cells)
+
+
+def test_anogan_searches_in_what_the_best_cell_draws(trainer):
+    torch.manual_seed(7)
+    detector = AnoGAN(features=4, latent_dim=8, bank_size=32, search_steps=2, restarts=1)
+    run = trainer(max_epochs=2, detector=detector, grid=GRID)
+    run.run()
+    cells = [load_checkpoint(run.ckpt_dir / "grid" / f"cell{number:03d}.pt") for number in range(2)]
+    best = min(cells, key=lambda cell: cell["history"][-1]["quality"])["pair"]["generator"]["network"]
+    model = load_checkpoint(run.model_file)
+    weights = [name for name in best if name.endswith("weight")]
+    assert weights and all(torch.equal(model[f"average.{name}"], best[name]) for name in weights)
 
 
 def test_a_grid_of_one_sees_the_patches_that_the_detectors_own_steps_see(trainer):
