@@ -12,7 +12,7 @@ from skimage.exposure import equalize_hist
 from medanomaly.detectors.baseline import Baseline, gaussian_mean
 from medanomaly.errors import ConfigError
 
-KINDS = ("plain", "smoothed", "equalised", "inverted")
+KINDS = ("plain", "smoothed", "equalised", "inverted", "mean")
 
 
 class IntensityBaseline(Baseline):
@@ -23,6 +23,7 @@ class IntensityBaseline(Baseline):
     - ``"equalised"``: the rank of the intensity within the brain, 0 to 1: histogram equalisation of the brain voxels
       with ``n_bins`` bins, interpolated between their centres (Meissen et al. 2021, arXiv 2109.06023).
     - ``"inverted"``: minus the intensity, for what is abnormal because it is dark.
+    - ``"mean"``: the mean intensity of the brain, at each of its voxels: for whole images, such as films.
 
     Args:
         kind: one of the above.
@@ -63,6 +64,8 @@ class IntensityBaseline(Baseline):
             return gaussian_mean(image, brain, self.sigma, spacing)
         if self.kind == "equalised":
             return np.asarray(equalize_hist(image, self.n_bins, mask=brain))  # type: ignore[no-untyped-call]
+        if self.kind == "mean":
+            return np.full(image.shape, image[brain].mean(dtype=np.float64))
         return np.asarray(-image if self.kind == "inverted" else image)
 
 

@@ -34,6 +34,7 @@ BASELINES: dict[str, Callable[..., Any]] = {
     "intensity-smoothed": partial(IntensityBaseline, "smoothed"),
     "intensity-equalised": partial(IntensityBaseline, "equalised"),
     "intensity-inverted": partial(IntensityBaseline, "inverted"),
+    "intensity-mean": partial(IntensityBaseline, "mean"),
     "tissue-outlier": partial(TissueOutlier, "both"),
     "tissue-outlier-bright": partial(TissueOutlier, "bright"),
 }

@@ -55,6 +55,8 @@ RESERVED = {
     "resume": "what is in --output",
 }
 ROC_POINTS = 100  # in a result file
+PLAIN = ("pca", "one_class_svm", "nearest_neighbours")  # bundles that learn and are baselines: their rows come first
+OF_WHOLE_IMAGES = ("intensity-mean",)  # it says nothing of voxels
 
 
 def benchmark(
@@ -114,7 +116,7 @@ def benchmark(
     )
     named = None if detectors is None else [Path(name).name if Path(name) in folders else name for name in detectors]
     if detectors is None:
-        for name in experiment.named_only:
+        for name in [name for name in experiment.named_only if name not in OF_WHOLE_IMAGES]:
             lacks = "--set backbone_weights=..." if _lacks_weights(name, given) else "cases under 'mixed'"
             say(f"Left out, as it needs {lacks}: {name}")
     folder = run_benchmark(experiment, named, seeds, data_root, output, reduced)
@@ -162,7 +164,8 @@ def cohort_experiment(
         check_apart(sections[section], section, sections[others], others)
     for key in RESERVED.keys() & (settings or {}).keys():
         raise ConfigError(f"{key} cannot be set in a benchmark: {RESERVED[key]} decides it.")
-    places: dict[str, str] = {name: name for name in bundle_names()} | {path.name: str(path) for path in bundles}
+    names = [*PLAIN, *(name for name in bundle_names() if name not in PLAIN)]
+    places: dict[str, str] = {name: name for name in names} | {path.name: str(path) for path in bundles}
     own = {name: settings_it_has(at, settings or {}, OVERLAYS.get(chain, chain)) for name, at in places.items()}
     for key in settings or {}:
         if not any(key in has for has in own.values()):
@@ -221,9 +224,12 @@ def cohort_experiment(
         arguments=arguments,
         shared=tuple(with_mixed),
         named_only=[
-            name
-            for name, at in places.items()
-            if _lacks_weights(at, settings or {}) or (not sections["mixed"] and _learns_from_mixed(at))
+            *OF_WHOLE_IMAGES,
+            *(
+                name
+                for name, at in places.items()
+                if _lacks_weights(at, settings or {}) or (not sections["mixed"] and _learns_from_mixed(at))
+            ),
         ],
     )
 

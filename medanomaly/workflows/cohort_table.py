@@ -19,6 +19,8 @@ VOXEL_COLUMNS = {
     "AP": "voxels.average_precision",
     "best Dice (oracle)": "voxels.best_dice",
     "Dice at 0.5 % of normals": "at_threshold.dice",
+    "sensitivity there": "at_threshold.sensitivity",
+    "false positive rate there": "at_threshold.false_positive_rate",
 }
 CASE_COLUMNS = {
     "case AUROC": "case_level.auroc",

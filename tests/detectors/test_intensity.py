@@ -62,6 +62,12 @@ def test_inverted_ranks_voxels_the_other_way_round():
     assert torch.equal(inverted[brain], -plain[brain]) and inverted[~brain].isnan().all()
 
 
+def test_the_mean_of_the_brain_is_at_each_of_its_voxels():
+    volume, brain = made_case()
+    heatmap = IntensityBaseline("mean", channel=1)(volume, mask=brain)
+    assert np.allclose(heatmap[brain], volume[:, 1:][brain].mean()) and heatmap[~brain].isnan().all()
+
+
 def test_smoothing_takes_nothing_from_the_background():
     volume, brain = made_case()
     changed = torch.where(brain, volume, torch.tensor(-1e4))

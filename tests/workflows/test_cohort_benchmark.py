@@ -49,8 +49,14 @@ def result(folder: Path, detector: str) -> dict[str, Any]:
 
 def test_the_command_leaves_a_table_curves_and_a_small_file_a_run(done: Path) -> None:
     table = pd.read_csv(done / "cohort" / "leaderboard.csv")
-    assert list(table["detector"]) == ["intensity", "ganomaly", "one_class_svm"], "baselines first"
-    assert {"AUROC", "AP", "best Dice (oracle)", "Dice at 0.5 % of normals", "case AUROC"} <= set(table)
+    assert list(table["detector"]) == ["intensity", "one_class_svm", "ganomaly"], (
+        "baselines first, also those that learn"
+    )
+    assert {"AUROC", "AP", "best Dice (oracle)", "Dice at 0.5 % of normals", "case AUROC", "case F1"} <= set(table)
+    voxels = result(done, "ganomaly")["metrics"]["at_threshold"]
+    shown = table.set_index("detector").loc["ganomaly"]
+    assert shown["sensitivity there"] == voxels["sensitivity"]
+    assert shown["false positive rate there"] == voxels["false_positive_rate"]
     assert (done / "cohort" / "roc.png").stat().st_size > 10_000
     for detector in DETECTORS:
         found = result(done, detector)
@@ -280,6 +286,11 @@ def test_a_manifest_stands_for_a_datalist_and_a_folder_for_a_bundle(cohort: Path
         workflows.benchmark(cohort, manifest="open_ms", output=tmp_path / "out")
     with pytest.raises(InputError, match="needs the folder of the download: give --data-root"):
         workflows.benchmark(manifest="open_ms", output=tmp_path / "out")
+
+
+def test_brightness_of_whole_images_is_run_only_where_it_is_named(cohort: Path) -> None:
+    experiment = cohort_experiment(cohort)
+    assert "intensity-mean" in experiment.detectors and "intensity-mean" in experiment.named_only
 
 
 def test_what_needs_weights_is_run_only_where_it_is_named_or_has_them(cohort: Path) -> None:
