@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from medanomaly import cli
+from medanomaly.experiments import find_experiment
+from medanomaly.workflows.bundles import bundle_names
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -28,6 +32,21 @@ def test_the_python_examples_run(cohort: Path, tmp_path: Path, monkeypatch: pyte
     exec(example.replace("spacing=(1, 1, 1)", "spacing=(2, 2, 3)"), {})
     written = {f"scan_{kind}" for kind in ("heatmap.nii.gz", "display.nii.gz", "mask.json")}
     assert {path.name for path in (tmp_path / "out/scan").iterdir()} == written
+
+
+def test_the_table_of_systems_names_bundles_and_commands_that_there_are() -> None:
+    table = README.split("**Systems of the five papers**")[1].split("\n\n")[1].splitlines()[2:]
+    assert len(table) == 5
+    named = {name for row in table for name in re.findall(r"`([^`]+)`", row)}
+    commands = {name.removeprefix("medanomaly ").split()[0] for name in named if name.startswith("medanomaly ")}
+    assert commands == {"benchmark", "translate"}
+    assert commands <= {group.name for group in cli.app.registered_groups} | {
+        command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback
+    }
+    experiments = {"fashion-mnist", "toy-lesions", "white-matter-paper"}
+    assert all(find_experiment(name) for name in (*experiments, "augmentation"))
+    others = {name for name in named if "=" not in name and not name.startswith("medanomaly ")}
+    assert others - experiments <= {*bundle_names()}
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])

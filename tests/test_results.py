@@ -10,11 +10,47 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from medanomaly.experiments.fashion_detectors import COMMON, TRAINED
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "results").glob("**/results/*.json"))
 LIMIT = 2_500_000  # bytes of the whole folder, of 25 detectors
 LEADERBOARDS = sorted((ROOT / "results").glob("**/leaderboard.md"))
 WHITE_MATTER = [path.parent for path in LEADERBOARDS if path.parent.name == "white-matter-paper"]
+
+# What the READMEs of bundles say of results, each in sentences of one form
+READMES = {path.parent.parent.name: path for path in sorted(ROOT.glob("bundles/*/docs/README.md"))}
+FASHION = re.compile(
+    r"Boots among clothes \(Fashion-MNIST, three seeds, with \[settings for these images\]"
+    r"\((?:\.\./){3}docs/side_by_side\.md#with-which-settings\), not the bundle's\): AUROC ([\d., ]+) of dresses, "
+    r"sandals, sneakers, where the one-class SVM \(nu 0\.1\) has ([\d., ]+); (\d+) s of that training on one core, "
+    r"([\d.]+) ms an image: "
+)
+BESIDE = re.compile(
+    r"^AUROC beside the best (?:other )?plain baseline \(one seed where no spread is given; "
+    r"\[side by side\]\((?:\.\./){3}docs/side_by_side\.md\)\): (.*)\.$",
+    re.MULTILINE,
+)
+TIMED = re.compile(
+    r"([a-z ]+?) (?:(\d+) epochs of ([\d,]+)(?: in each stage| at each size)?|that) took ([\d,.]+) s of one thread"
+    r"(?: \(with (.*)\))?\."
+)
+FILM = 64  # pixels of a side
+BOARDS = {  # what a data set is called there: the folder of its results, and the column that counts
+    "chest films": ("chest_xray", "case AUROC"),
+    "white matter": ("open_ms", "AUROC"),
+    "a glioma": ("brats2013", "AUROC"),
+}
+PLAIN = {
+    "intensity": "brightness",
+    "intensity-smoothed": "smoothed brightness",
+    "intensity-equalised": "equalised brightness",
+    "intensity-inverted": "darkness",
+    "intensity-mean": "mean brightness",
+    "pca": "PCA",
+    "nearest_neighbours": "nearest neighbours",
+    "one_class_svm": "one-class SVM",
+}
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -90,15 +126,94 @@ def test_tables_in_the_documents_are_those_of_the_leaderboards(document: str, ma
 
 def test_figures_in_the_readmes_of_bundles_are_those_of_the_leaderboard() -> None:
     table = pd.read_csv(ROOT / "results/fashion-mnist/leaderboard.csv", index_col="detector")
-    said = {}
-    for readme in ROOT.glob("bundles/*/docs/README.md"):
-        found = re.search(r"Boots among clothes \(.*?AUROC ([\d., ]+) of dresses, sandals", readme.read_text())
-        if found:
-            said[readme.parent.parent.name.replace("_", "-")] = found[1].split(", ")
+    said = {name.replace("_", "-"): readme.read_text() for name, readme in READMES.items()}
+    said = {name: text for name, text in said.items() if "Boots among clothes" in text}
     assert len(said) > 5
-    for name, figures in said.items():
-        made = [table.loc[name, f"{anomaly} AUROC"] for anomaly in ("dress", "sandal", "sneaker")]
-        assert figures == [f"{figure:.3f}" for figure in made], name
+    for name, text in said.items():
+        found = FASHION.search(text)
+        assert found, name
+        for detector, figures in ((name, found[1]), ("one-class-svm-nu0.1", found[2])):
+            made = [table.loc[detector, f"{anomaly} AUROC"] for anomaly in ("dress", "sandal", "sneaker")]
+            assert figures == ", ".join(f"{figure:.3f}" for figure in made), name
+        costs = table.loc[name, ["training (s)", "ms an image"]]
+        assert found.group(3, 4) == (f"{costs.iloc[0]:.0f}", f"{costs.iloc[1]:.2g}"), name
+
+
+def board(folder: str) -> dict[str, dict[str, str]]:
+    """The cells of each detector in a leaderboard, of the last epoch where one has several rows."""
+    titles, *rows = rows_of((ROOT / "results" / folder / "leaderboard.md").read_text().partition("\n\n")[0])
+    cells = [dict(zip(titles, row, strict=True)) for row in rows]
+    return {row["detector"]: row for row in cells if row.get("epoch", "-") in ("-", "the last")}
+
+
+@pytest.mark.parametrize("bundle", READMES)
+def test_a_readme_says_what_its_detector_reached_beside_the_best_plain_baseline(bundle: str) -> None:
+    made = []
+    for place, (folder, column) in BOARDS.items():
+        figures = {name: row[column] for name, row in board(folder).items() if row[column] != "-"}
+        if bundle in figures:
+            plain = [name for name in PLAIN if name in figures and name != bundle]
+            best = max(plain, key=lambda name: float(figures[name].split()[0]))
+            made.append(f"{place} {figures[bundle]} ({PLAIN[best]} {figures[best]})")
+    said = BESIDE.findall(READMES[bundle].read_text())
+    assert said == ([", ".join(made)] if made else [])
+
+
+@pytest.mark.parametrize("bundle", READMES)
+def test_a_readme_says_how_long_its_detector_trains(bundle: str) -> None:
+    rows = {place: board(folder).get(bundle) for place, (folder, _) in BOARDS.items()}
+    said = re.findall("^How long it trains: (.*)$", READMES[bundle].read_text(), re.MULTILINE)
+    assert len(said) == (bundle not in PLAIN and any(rows.values()))
+    for sentence in said:
+        own = json.loads((READMES[bundle].parents[1] / "configs/train.json").read_text())
+        schedule, _, measured = sentence.partition("; on ")
+        epochs = "once over" if own["max_epochs"] == 1 else f"{own['max_epochs']} epochs of"
+        assert f"{epochs} {own['patches_per_epoch']:,} patches of {own['patch_size']} voxels" in schedule
+        timed = {place: row for place, row in rows.items() if row and row["training (s)"] != "-"}
+        if own["patch_size"] != FILM:
+            timed.pop("chest films", None)
+        found = TIMED.fullmatch(measured)
+        assert bool(found) == bool(timed)
+        if found:
+            place, *schedule, seconds, others = found.groups()
+            assert float(seconds) == pytest.approx(float(timed[place]["training (s)"].replace(",", "")), abs=0.5)
+            changed = dict(zip(("max_epochs", "patches_per_epoch"), schedule, strict=True)) if schedule[0] else {}
+            changed |= dict(re.findall(r"`(\w+)` ([\w.,]+)(?:, |$)", others or ""))
+            for file in (ROOT / "results" / BOARDS[place][0] / "results").glob(f"{bundle}_*_seed*.json"):
+                result = json.loads(file.read_text())
+                ran = own | result["settings"]["settings"]
+                for key in {"max_epochs", "patches_per_epoch", *changed}:
+                    assert str(ran[key]) == str(changed.get(key, own[key])).replace(",", ""), key
+                assert result["machine"]["threads"] == 1
+
+
+def test_the_settings_of_boots_among_clothes_are_those_of_the_experiment() -> None:
+    _, *shown = rows_of(section("docs/side_by_side.md", "settings of boots"))
+    assert shown == [boots_settings(name) for name in TRAINED]
+    for _, settings in TRAINED.values():  # the page says that no training ends early, and what an epoch is
+        assert settings.get("patience", 1) in (1, settings.get("max_epochs"))
+    assert COMMON["patches_per_epoch"] == 4200 and COMMON["patch_size"] == 32
+
+
+def boots_settings(name: str) -> list[str]:
+    """The cells of a detector: what differs from its bundle (whose own in brackets), epochs x images, and batch."""
+    bundle, changed = TRAINED[name]
+    own = json.loads((ROOT / f"bundles/{bundle}/configs/train.json").read_text())
+    said = []
+    for key, value in changed.items():
+        kept = own.get(key.rpartition("#")[2])
+        if key not in ("max_epochs", "stop_epochs", "patience", "batch_size", "max_samples") and value != kept:
+            before = "" if kept is None or isinstance(value, bool) else f" ({as_json(kept)})"
+            said.append(f"`{key.rpartition('#')[2]}` {as_json(value)}{before}")
+    if own["max_epochs"] == 1:
+        return [name, ", ".join(said) or "-", f"{changed.get('max_samples', COMMON['patches_per_epoch']):,}, once", "-"]
+    before = f"{changed['stop_epochs']} + " if "stop_epochs" in changed else ""
+    epochs = f"{before}{changed['max_epochs']} x {COMMON['patches_per_epoch']:,}"
+    return [name, ", ".join(said) or "-", epochs, str(changed.get("batch_size", own["batch_size"]))]
+
+
+def as_json(value: object) -> str:
+    return json.dumps(value).strip('"')
 
 
 def test_the_readmes_benchmark_is_that_of_the_results() -> None:

@@ -102,7 +102,8 @@ def origin(run: Run) -> dict[str, str]:
     """What a run's detector was trained on and how its settings were chosen."""
     boots = "the boots of the run's split that are for training"
     if run.detector in RIVALS:
-        return {"trained_on": boots, "settings_chosen": "PyOD's own"}
+        but = ", but for as many steps as 20 epochs have" if run.detector == "pyod-alad" else ""
+        return {"trained_on": boots, "settings_chosen": f"PyOD's own{but}"}
     if run.bundle is None:
         return {"trained_on": "nothing", "settings_chosen": "none to choose"}
     chosen = "on splits of their own; about a fifth of their images are test images with each seed"
