@@ -54,11 +54,12 @@ OPTIONS: dict[str, Any] = {
     "amp": True,
     "features": "classifier",
 }
+GRID = {"rows": 2, "columns": 2, "quality_samples": 64}  # more would take longer than the training
 _TRAINING = {"generator_seed": 0, "generator_amp": True}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gan": {"generator_epochs": 300, "generator_batch": 32, **_TRAINING},
     # as many batches in all: an epoch of the grid is one of each of its four cells
-    "gan-grid": {"generator_epochs": 75, "generator_batch": 32, "grid": {"rows": 2, "columns": 2}, **_TRAINING},
+    "gan-grid": {"generator_epochs": 75, "generator_batch": 32, "grid": GRID, **_TRAINING},
     "progan": {"generator_epochs": 20, "generator_batch": 16, "fade_images": 10_000, **_TRAINING},  # of each size
     "ddpm": {"generator_epochs": 60, "generator_batch": 16, "steps": 50, "amp": True, **_TRAINING},
 }
