@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from medanomaly.experiments.fashion_detectors import COMMON, TRAINED
+from medanomaly.training.epoch_choice import debiased_auc
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "results").glob("**/results/*.json"))
@@ -248,3 +249,19 @@ def test_the_readmes_demo_is_that_of_its_result_file() -> None:
             *(f"{cases[key]:.3f}" for key in ("auroc", "sensitivity", "specificity")),
         ]
         assert [cell.replace("**", "") for cell in shown[row["name"]]] == figures
+
+
+def test_debiased_pseudo_auc_foretells_what_the_page_says() -> None:
+    """The mixture has 121 healthy films of 502, by the folders that they lie in."""
+    text = (ROOT / "docs/side_by_side.md").read_text()
+    for detector, words in (("brainomaly", "Brainomaly"), ("healthygan", "HealthyGAN")):
+        foretold, tested = [], []
+        for seed in range(3):
+            file = ROOT / f"results/chest_xray/results/{detector}_pseudo-auc_seed{seed}.json"
+            metrics = json.loads(file.read_text())["metrics"]
+            foretold.append(debiased_auc(max(metrics["epoch"]["pseudo_auc"]), 121 / 502))
+            tested.append(metrics["case_level"]["auroc"])
+        given = re.search(rf"{words} ([0-9., ]+), where (?:the test films|they) gave ([0-9., ]+\d)", text)
+        assert given is not None
+        assert given[1].split(", ") == [f"{value:.3f}" for value in foretold]
+        assert given[2].split(", ") == [f"{value:.3f}" for value in tested]

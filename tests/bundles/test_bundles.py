@@ -301,7 +301,7 @@ def test_other_settings_than_the_model_was_trained_with_are_refused(configs: Pat
 
 
 @of_every_kind
-@pytest.mark.parametrize("patch_size", [16, 32])
+@pytest.mark.parametrize("patch_size", [16, 32, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_patch_size_alone_can_be_changed(configs: Path, patch_size: int, cohort: Path, tmp_path: Path) -> None:
     """The bundle as it comes, no other setting made but what it needs: it is built, learns, scores a volume."""
     asked = {**BY_NAME[configs.parent.name].needs, "patch_size": patch_size}
