@@ -40,7 +40,8 @@ class ALOCC(Detector):
         features: channels of the first convolution; 64 in 2-D and 32 in 3-D if not given.
         noise_std: largest standard deviation of the noise, in units of the patches' intensities: see
             :func:`noise_of_any_grain`.
-        weight: of the squared error, summed over the voxels of a patch, beside the adversarial loss (0.4).
+        reconstruction_weight: of the squared error, summed over the voxels of a patch, beside the adversarial loss
+            (0.4).
         learning_rate: of the refiner's Adam.
         critic_rate: of the classifier's, which must not run ahead.
         score: "residual", the map ``mean_c |x - R(x)|``; "refined", ``1 - D(R(x))``, the paper's; "plain",
@@ -57,7 +58,7 @@ class ALOCC(Detector):
         spatial_dims: int = 2,
         features: int | None = None,
         noise_std: float = 1.0,
-        weight: float = 0.4,
+        reconstruction_weight: float = 0.4,
         learning_rate: float = 1e-3,
         critic_rate: float = 3e-4,
         score: str = "residual",
@@ -71,7 +72,7 @@ class ALOCC(Detector):
         if relative and score != "residual":
             raise ConfigError(f"relative divides residuals, but score is {score!r}: use score = 'residual'.")
         features = features or (64 if spatial_dims == 2 else 32)
-        self.noise_std, self.weight = noise_std, weight
+        self.noise_std, self.reconstruction_weight = noise_std, reconstruction_weight
         self.score_kind, self.relative = score, relative
         self.learning_rate, self.critic_rate = learning_rate, critic_rate
         widths = dcgan_widths(patch_size, features)
@@ -103,7 +104,7 @@ class ALOCC(Detector):
             "reconstruction": torch.square(refined - batch).flatten(1).sum(dim=1).mean(),
         }
         stage.optimizers["refiner"].zero_grad()
-        total = losses["adversarial"] + self.weight * losses["reconstruction"]
+        total = losses["adversarial"] + self.reconstruction_weight * losses["reconstruction"]
         torch.autograd.backward(total, inputs=list(self.refiner.parameters()))
         stage.optimizers["refiner"].step()
 

@@ -28,8 +28,8 @@ class BiGAN(Detector):
     """BiGAN on patches.
 
     Differences from the papers: the networks are DCGAN's; no layer of the discriminator has batch norm; ``cycle``; the
-    two parts of the score are means, each divided by its median over training patches, so that ``share`` means what it
-    says (sums would weigh them by the numbers of voxels and features).
+    two parts of the score are means, each divided by its median over training patches, so that ``critic_weight`` means
+    what it says (sums would weigh them by the numbers of voxels and features).
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
@@ -45,7 +45,7 @@ class BiGAN(Detector):
         score: "features", the residual ``|x - G(E(x))|`` and how far the discriminator's last features of
             (x, E(x)) and (G(E(x)), E(x)) are apart; "cross-entropy", the residual and how unreal the discriminator
             finds (G(E(x)), E(x)); "residual", the map ``mean_c |x - G(E(x))|``.
-        share: of the discriminator's part in the score; 1 - ``share`` is that of the residual.
+        critic_weight: of the discriminator's part in the score; 1 - ``critic_weight`` is that of the residual.
         relative: divide each score by the patch's mean absolute value (ours), for images that differ in how much they
             show; not for MRI, where brightness is a sign.
     """
@@ -62,7 +62,7 @@ class BiGAN(Detector):
         learning_rate: float = 2e-4,
         decay: float = 0.999,
         score: str = "features",
-        share: float = 0.1,
+        critic_weight: float = 0.1,
         relative: bool = False,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
@@ -70,10 +70,10 @@ class BiGAN(Detector):
             raise ConfigError(f"BiGAN: score is {score!r}; use one of 'features', 'cross-entropy', 'residual'.")
         if cycle < 0:
             raise ConfigError(f"BiGAN: cycle is {cycle}; a weight is at least 0.")
-        if not 0 <= share <= 1:
-            raise ConfigError(f"BiGAN: share is {share}; it must be from 0 to 1.")
+        if not 0 <= critic_weight <= 1:
+            raise ConfigError(f"BiGAN: critic_weight is {critic_weight}; it must be from 0 to 1.")
         self.latent_dim, self.cycle, self.learning_rate = latent_dim, cycle, learning_rate
-        self.decay, self.score_kind, self.share, self.relative = decay, score, share, relative
+        self.decay, self.score_kind, self.critic_weight, self.relative = decay, score, critic_weight, relative
         features = features or (64 if spatial_dims == 2 else 32)
         shape = (patch_size, spatial_dims, features)
 
@@ -169,7 +169,7 @@ class BiGAN(Detector):
             scores = torch.abs(patches - self.reconstruct(patches)).mean(dim=1, keepdim=True)
         else:
             parts = self.parts(patches) / self.medians
-            scores = (1 - self.share) * parts[:, :1] + self.share * parts[:, 1:]
+            scores = (1 - self.critic_weight) * parts[:, :1] + self.critic_weight * parts[:, 1:]
         if self.relative:
             scores = self.strength.divide(scores, patches)
         return scores[:n]

@@ -26,9 +26,9 @@ from medanomaly.networks.windows import as_patches, as_series, cut_windows, join
 class LSTMMADGAN(Detector):
     """MAD-GAN on the rows of patches; scores (B, 1, H, W[, D]), one a voxel.
 
-    A voxel's score is ``(1 - weight) * mean_c |x - G(z)| + weight * (1 - D)``, where D judges the voxel's step of the
-    series; both parts are divided by their means over training patches, and of windows that overlap, the mean is taken.
-    Ours, and why:
+    A voxel's score is ``(1 - w) * mean_c |x - G(z)| + w * (1 - D)``, w the ``critic_weight``, where D judges the
+    voxel's step of the series; both parts are divided by their means over training patches, and of windows that
+    overlap, the mean is taken. Ours, and why:
 
     * z comes from an encoder. It learns in a second stage, to give codes from which the generator makes the same window
       again, and the generator goes on learning with it: at first it makes few kinds of normal windows, as small
@@ -38,7 +38,7 @@ class LSTMMADGAN(Detector):
       nothing that the generator was not trained to make; and it is short, or else rows would only be copied.
     * The discriminator learns by Adam, once for each step of the generator. With the authors' plain SGD at a rate of
       0.1, and three steps of the generator for one of its own, it learned nothing in the time that is given here.
-    * The means, so that neither part drowns the other, and ``weight`` means the same in all data.
+    * The means, so that neither part drowns the other, and ``critic_weight`` means the same in all data.
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` may be any.
@@ -47,7 +47,8 @@ class LSTMMADGAN(Detector):
         step: how far apart windows begin; a third of ``window`` if not given, as in the paper.
         latent_dim: length of the code of a step (paper: 15).
         features: hidden units of each LSTM (paper: 100).
-        weight: of the discriminator in the score, from 0 to 1; the authors' code has 0.8, too, of parts as they come.
+        critic_weight: of the discriminator in the score, from 0 to 1; the authors' code has 0.8, too, of parts as they
+            come.
         relative: divide residuals by the patch's mean absolute intensity (ours). Keep it off where brightness is a
             sign, as on MRI; turn it on where normal images differ in how much they show, as clothes do.
         learning_rate: of Adam, with betas (0.5, 0.999).
@@ -62,7 +63,7 @@ class LSTMMADGAN(Detector):
         step: int | None = None,
         latent_dim: int = 4,
         features: int = 100,
-        weight: float = 0.8,
+        critic_weight: float = 0.8,
         relative: bool = False,
         learning_rate: float = 1e-3,
     ) -> None:
@@ -77,9 +78,16 @@ class LSTMMADGAN(Detector):
             raise ConfigError(
                 f"step is {step}, but windows of {window} that lie farther apart would miss some: lower it."
             )
-        if not 0 <= weight <= 1:
-            raise ConfigError(f"weight is {weight}, but it is a share: 0 (residual alone) to 1 (discriminator alone).")
-        self.window, self.latent_dim, self.weight, self.learning_rate = window, latent_dim, weight, learning_rate
+        if not 0 <= critic_weight <= 1:
+            raise ConfigError(
+                f"critic_weight is {critic_weight}, but it is a share: 0 (residual alone) to 1 (discriminator alone)."
+            )
+        self.window, self.latent_dim, self.critic_weight, self.learning_rate = (
+            window,
+            latent_dim,
+            critic_weight,
+            learning_rate,
+        )
         self.relative = relative
         self.starts = window_starts(patch_size, window, step)
         numbers = in_channels * patch_size ** (spatial_dims - 1)
@@ -181,7 +189,7 @@ class LSTMMADGAN(Detector):
             residual, doubt = self.parts(patches)
         if self.relative:
             residual = self.strength.divide(residual, patches)
-        return (1 - self.weight) * residual / self.means[0] + self.weight * doubt / self.means[1]
+        return (1 - self.critic_weight) * residual / self.means[0] + self.critic_weight * doubt / self.means[1]
 
 
 class StepByStep(nn.Module):

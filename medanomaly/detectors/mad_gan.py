@@ -50,9 +50,9 @@ class Generators(nn.Module):
 class MadGAN(Detector):
     """MAD-GAN with several generators, on patches.
 
-    Scores (B, 1): ``(1 - weight) * r + weight * (1 - p)``, where ``r`` is the mean absolute difference of the patch and
-    what the best generator draws for it, divided by its median on training patches, and ``p`` the probability of the
-    discriminator that the patch is real. Or a map (B, 1, H, W[, D]), by ``score``.
+    Scores (B, 1): ``(1 - w) * r + w * (1 - p)``, w the ``critic_weight``, ``r`` the mean absolute difference of the
+    patch and what the best generator draws for it, divided by its median on training patches, and ``p`` the probability
+    of the discriminator that the patch is real. Or a map (B, 1, H, W[, D]), by ``score``.
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` is 16, 32 or 64.
@@ -61,7 +61,7 @@ class MadGAN(Detector):
         features: channels of the first convolution; 32 in 2-D and 16 in 3-D if not given (DCGAN: 64).
         learning_rate: of the GAN's two Adam optimisers, with betas (0.5, 0.999).
         encoder_learning_rate: of the encoders' Adam.
-        weight: of the discriminator in the score.
+        critic_weight: of the discriminator in the score.
         score: "combined", as above, or "residual", the map ``mean_c |x - x_hat|`` of the best generator.
         relative: divide residuals by the patch's mean absolute intensity (ours). Keep it off where brightness is a
             sign, as on MRI; turn it on where normal images differ in how much they show, as clothes do.
@@ -77,7 +77,7 @@ class MadGAN(Detector):
         features: int | None = None,
         learning_rate: float = 2e-4,
         encoder_learning_rate: float = 1e-3,
-        weight: float = 0.1,
+        critic_weight: float = 0.1,
         score: str = "combined",
         relative: bool = False,
     ) -> None:
@@ -87,7 +87,7 @@ class MadGAN(Detector):
             raise ConfigError(f"score is {score!r}: use one of combined, residual.")
         features = features or (32 if spatial_dims == 2 else 16)
         shape = (patch_size, spatial_dims, features)
-        self.n_generators, self.latent_dim, self.weight = generators, latent_dim, weight
+        self.n_generators, self.latent_dim, self.critic_weight = generators, latent_dim, critic_weight
         self.learning_rate, self.encoder_learning_rate = learning_rate, encoder_learning_rate
         self.score_kind, self.relative = score, relative
 
@@ -204,5 +204,5 @@ class MadGAN(Detector):
                 residual = self.strength.divide(residual, patches)
             return residual[:n]
         real = torch.softmax(self.critic(patches), dim=1)[:, -1]
-        scores = (1 - self.weight) * self._least_residual(patches) / self.scale + self.weight * (1 - real)
+        scores = (1 - self.critic_weight) * self._least_residual(patches) / self.scale + self.critic_weight * (1 - real)
         return scores[:n, None]

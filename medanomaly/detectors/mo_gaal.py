@@ -30,7 +30,7 @@ class MOGAAL(Detector):
 
     Args:
         in_channels, patch_size, spatial_dims: see :class:`Detector`; ``patch_size`` may be any.
-        n_generators: how many generators, k. With one, its target is the least real of the real data, not 1: it is not
+        generators: how many generators, k. With one, its target is the least real of the real data, not 1: it is not
             SO-GAAL.
         numbers: most numbers of a vector; see :class:`Vectors`.
         hidden: units of the discriminator's hidden layer; the paper takes the root of the number of training vectors,
@@ -46,7 +46,7 @@ class MOGAAL(Detector):
         in_channels: int = 1,
         patch_size: int = 16,
         spatial_dims: int = 2,
-        n_generators: int = 10,
+        generators: int = 10,
         numbers: int = 256,
         hidden: int = 256,
         stop_epochs: int = 20,
@@ -55,7 +55,7 @@ class MOGAAL(Detector):
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         for name, value in (
-            ("n_generators", n_generators),
+            ("generators", generators),
             ("numbers", numbers),
             ("hidden", hidden),
             ("stop_epochs", stop_epochs),
@@ -63,7 +63,7 @@ class MOGAAL(Detector):
             check_count(name, value)
         self.stop_epochs, self.learning_rate, self.generator_rate = stop_epochs, learning_rate, generator_rate
         self.vectors = Vectors(in_channels, patch_size, spatial_dims, numbers)
-        self.generators = nn.ModuleList(outlier_generator(self.vectors.size) for _ in range(n_generators))
+        self.generators = nn.ModuleList(outlier_generator(self.vectors.size) for _ in range(generators))
         self.discriminator = vector_discriminator(self.vectors.size, hidden)
 
     def stages(self) -> Iterator[Stage]:

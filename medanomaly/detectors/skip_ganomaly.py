@@ -41,7 +41,7 @@ class SkipGANomaly(Detector):
         score: "balanced", ``(1 - w) r + w l`` with r the mean of ``(x - x_hat)^2``, l the mean of
             ``(f(x) - f(x_hat))^2``, each divided by its median on training patches (the size of features is
             arbitrary); "sum", the same undivided, the paper's; "residual", the map ``mean_c |x - x_hat|``.
-        latent_weight: the w of the score (0.1).
+        feature_weight: the w of the score (0.1).
         relative: divide scores by the patch's mean absolute intensity (ours). Keep it off where brightness is a sign,
             as on MRI; turn it on where normal images differ in how much they show, as clothes do. What shows little
             then scores higher for that alone.
@@ -58,19 +58,19 @@ class SkipGANomaly(Detector):
         weights: tuple[float, float, float] = (1.0, 50.0, 1.0),
         learning_rate: float = 2e-4,
         score: str = "balanced",
-        latent_weight: float = 0.1,
+        feature_weight: float = 0.1,
         relative: bool = False,
     ) -> None:
         super().__init__(in_channels, patch_size, spatial_dims)
         if score not in ("balanced", "sum", "residual"):
             raise ConfigError(f"SkipGANomaly: score is {score!r}; use one of 'balanced', 'sum', 'residual'.")
-        if not 0 <= latent_weight <= 1:
-            raise ConfigError(f"latent_weight is {latent_weight}; it is a share of the score: use 0 to 1.")
+        if not 0 <= feature_weight <= 1:
+            raise ConfigError(f"feature_weight is {feature_weight}; it is a share of the score: use 0 to 1.")
         if noise_std < 0:
             raise ConfigError(f"noise_std is {noise_std}; it is a standard deviation: use 0 or more.")
         features = features or (64 if spatial_dims == 2 else 32)
         self.noise_std, self.weights, self.learning_rate = noise_std, tuple(weights), learning_rate
-        self.score_kind, self.latent_weight, self.relative = score, latent_weight, relative
+        self.score_kind, self.feature_weight, self.relative = score, feature_weight, relative
         shape = (patch_size, spatial_dims, features)
         self.encoder = nn.Sequential(
             dcgan_trunk(in_channels, *shape, norm="batch"), dcgan_head(*shape, out_channels=latent_dim)
@@ -155,7 +155,7 @@ class SkipGANomaly(Detector):
             parts = self.parts(patches)
             if self.score_kind == "balanced":
                 parts = parts / self.scales
-            scores = (1 - self.latent_weight) * parts[:, :1] + self.latent_weight * parts[:, 1:]
+            scores = (1 - self.feature_weight) * parts[:, :1] + self.feature_weight * parts[:, 1:]
         if self.relative:
             scores = self.strength.divide(scores, patches)
         return scores[:n]

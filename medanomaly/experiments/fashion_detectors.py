@@ -64,7 +64,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lstm-mad-gan": (
         "lstm_mad_gan",
-        {"relative": True, "max_epochs": 15, "patience": 15, "batch_size": 64, "weight": 0.1},
+        {"relative": True, "max_epochs": 15, "patience": 15, "batch_size": 64, "critic_weight": 0.1},
     ),
     "so-gaal": ("so_gaal", {"stop_epochs": 20, "max_epochs": 40, "batch_size": 500}),
     "mo-gaal": ("mo_gaal", {"stop_epochs": 30, "max_epochs": 60, "batch_size": 550}),

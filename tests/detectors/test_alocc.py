@@ -90,7 +90,7 @@ def test_each_optimiser_holds_its_own_side_and_the_adversarial_loss_moves_the_re
     assert held["refiner"] == {id(p) for p in detector.refiner.parameters()}
     assert held["critic"] == {id(p) for p in detector.critic.parameters()}
     batch = gratings(8, 1, 2, 0)
-    detector = make(weight=0.0).train()
+    detector = make(reconstruction_weight=0.0).train()
     before = copy.deepcopy(detector.refiner)
     losses = detector.training_step(batch, next(detector.stages()))
     assert set(losses) == {"adversarial", "reconstruction", "critic"}
@@ -99,7 +99,7 @@ def test_each_optimiser_holds_its_own_side_and_the_adversarial_loss_moves_the_re
 
 
 def test_the_paper_s_numbers_are_the_defaults():
-    assert ALOCC().weight == 0.4
+    assert ALOCC().reconstruction_weight == 0.4
     assert ALOCC(spatial_dims=3).critic[0][0].out_channels == 32 and ALOCC().critic[0][0].out_channels == 64
 
 

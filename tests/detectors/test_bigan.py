@@ -38,7 +38,7 @@ def trained():
 def test_settings_of_the_recipe_are_the_defaults():
     detector = BiGAN(patch_size=32)
     tell = detector.trained["discriminator"]
-    assert detector.latent_dim == 100 and (detector.share, detector.decay) == (0.1, 0.999)
+    assert detector.latent_dim == 100 and (detector.critic_weight, detector.decay) == (0.1, 0.999)
     assert tell.second[0].out_features == 512 and tell.common[0].out_features == tell.last.in_features == 1024
     assert tell.common[-1].p == 0.5
     assert sum(p.numel() for p in detector.trained["encoder"].parameters()) == pytest.approx(1.067e6, rel=1e-3)
@@ -173,7 +173,7 @@ def test_each_part_of_the_score_has_median_1_on_training_patches(trained):
     [
         ({"score": "latent"}, "score is 'latent'; use one of 'features', 'cross-entropy', 'residual'"),
         ({"cycle": -1.0}, "cycle is -1.0; a weight is at least 0"),
-        ({"share": 1.5}, "share is 1.5; it must be from 0 to 1"),
+        ({"critic_weight": 1.5}, "critic_weight is 1.5; it must be from 0 to 1"),
         ({"patch_size": 24}, "patch_size is 24, but this network is built for 16, 32 or 64"),
     ],
 )

@@ -28,7 +28,7 @@ def test_what_comes_out_has_the_shape_of_what_goes_in(channels, spatial_dims, se
 
 @torch.no_grad()
 def test_a_score_is_the_residual_and_what_the_discriminator_doubts_both_against_their_means():
-    detector, patches, normal = made(2, weight=0.3), torch.rand(6, 2, 8, 8), 0.2 * torch.rand(40, 2, 8, 8)
+    detector, patches, normal = made(2, critic_weight=0.3), torch.rand(6, 2, 8, 8), 0.2 * torch.rand(40, 2, 8, 8)
 
     def parts(x):
         looks_real = torch.sigmoid(detector.discriminator(x.transpose(1, 2).flatten(2)))  # a row at a time
@@ -58,7 +58,7 @@ def test_of_networks_that_are_broken_nothing_is_fitted():
 
 @torch.no_grad()
 def test_what_was_made_of_codes_that_the_encoder_finds_has_no_residual():
-    detector = made(weight=0.0)
+    detector = made(critic_weight=0.0)
     detector.encoder = torch.nn.Linear(8, 3)  # a step at a time, so that the codes can be known
     codes = detector.encode(torch.rand(5, 8, 8))
     series = detector.generator(codes)
@@ -101,7 +101,7 @@ def test_the_encoder_is_judged_by_what_is_made_of_its_codes():
         ({"window": 9}, "window is 9, but a patch has 8 steps"),
         ({"window": 0}, "window is 0"),
         ({"window": 4, "step": 5}, "step is 5, but windows of 4"),
-        ({"weight": 1.5}, "weight is 1.5"),
+        ({"critic_weight": 1.5}, "critic_weight is 1.5"),
         ({"latent_dim": 0}, "latent_dim is 0"),
     ],
     ids=str,

@@ -110,7 +110,7 @@ def test_the_encoders_leave_the_gan_as_it_is():
 
 @torch.no_grad()
 def test_the_score_takes_the_best_generator_and_the_discriminator():
-    detector, patches = make(weight=0.3).eval(), noise()
+    detector, patches = make(critic_weight=0.3).eval(), noise()
     detector.fit_statistics([patches])
     codes = detector.encoder(patches).view(16, 3, 8)
     residuals = (detector.average(codes) - patches[:, None]).abs().mean(dim=(2, 3, 4)).min(dim=1).values

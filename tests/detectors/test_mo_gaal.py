@@ -38,7 +38,7 @@ def test_of_any_batch_the_shares_are_as_near_as_whole_numbers_come(n, k):
 
 
 def test_targets_are_quantiles_of_what_the_discriminator_says_of_real_vectors():
-    detector, real = made(n_generators=5), torch.rand(200, 64)
+    detector, real = made(generators=5), torch.rand(200, 64)
     looks_real = torch.sigmoid(detector.discriminator(real)).detach().numpy()
     targets = detector.targets(real)
     assert targets == sorted(targets)
@@ -46,7 +46,7 @@ def test_targets_are_quantiles_of_what_the_discriminator_says_of_real_vectors():
 
 
 def test_of_one_generator_the_target_is_the_least_real_and_not_1():
-    detector, real = made(n_generators=1), torch.rand(200, 64)
+    detector, real = made(generators=1), torch.rand(200, 64)
     looks_real = torch.sigmoid(detector.discriminator(real)).detach()
     assert detector.targets(real) == [pytest.approx(float(looks_real.min()))]
     losses = detector.training_step(patches(32), next(detector.stages()))
@@ -55,7 +55,7 @@ def test_of_one_generator_the_target_is_the_least_real_and_not_1():
 
 def test_what_a_generator_makes_moves_towards_its_own_target():
     """Against a discriminator that stands still, each ends at what it aims at, and so the generators spread."""
-    detector, real = made(n_generators=4), torch.rand(400, 64)
+    detector, real = made(generators=4), torch.rand(400, 64)
     with torch.no_grad():
         detector.discriminator[-1].weight *= 5  # an opinion of each, so that the targets are far apart
     stage = Stage(
@@ -74,7 +74,7 @@ def test_what_a_generator_makes_moves_towards_its_own_target():
 
 
 def test_the_generators_are_frozen_once_they_have_stopped():
-    detector, now = made(n_generators=3), []
+    detector, now = made(generators=3), []
     for stage in detector.stages():
         for step in range(3):
             detector.training_step(patches(32, step), stage)
@@ -84,14 +84,14 @@ def test_the_generators_are_frozen_once_they_have_stopped():
 
 
 def test_noise_is_more_abnormal_than_what_was_learned():
-    detector = made(n_generators=3)
+    detector = made(generators=3)
     for stage in detector.stages():
         for step in range(60):
             detector.training_step(patches(64, step), stage)
     assert detector(torch.rand(300, 1, 8, 8)).mean() > detector(patches(300)).mean() + 0.5
 
 
-@pytest.mark.parametrize("setting", [{"n_generators": 0}, {"numbers": 0}, {"hidden": 0}, {"stop_epochs": 0}], ids=str)
+@pytest.mark.parametrize("setting", [{"generators": 0}, {"numbers": 0}, {"hidden": 0}, {"stop_epochs": 0}], ids=str)
 def test_settings_that_cannot_work_are_refused(setting):
     ((name, value),) = setting.items()
     with pytest.raises(ConfigError, match=f"{name} is {value}"):

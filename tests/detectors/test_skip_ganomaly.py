@@ -65,7 +65,7 @@ def test_acceptance_c_the_score_is_the_weighted_sum_of_its_parts(trained):
     latent = torch.square(trained.encoder(patches) - trained.encoder(drawn)).mean(dim=1)
     torch.testing.assert_close(trained.parts(patches), torch.stack([voxels, latent], dim=1))
     detector = copy.deepcopy(trained)
-    detector.latent_weight = 0.3
+    detector.feature_weight = 0.3
     balanced = 0.7 * voxels / trained.scales[0] + 0.3 * latent / trained.scales[1]
     torch.testing.assert_close(detector(patches), balanced[:, None])
     detector.score_kind = "sum"
@@ -85,7 +85,7 @@ def test_both_parts_have_median_1_on_training_patches(trained):
 
 def test_the_paper_s_numbers_are_the_defaults():
     detector = SkipGANomaly()
-    assert detector.weights == (1, 50, 1) and detector.latent_weight == 0.1
+    assert detector.weights == (1, 50, 1) and detector.feature_weight == 0.1
     assert detector.generator.down[0][0].out_channels == 64 and detector.encoder[1][-1].out_features == 100
     for optimizer in next(detector.stages()).optimizers.values():
         assert optimizer.defaults["lr"] == 2e-4 and optimizer.defaults["betas"] == (0.5, 0.999)
@@ -142,7 +142,7 @@ def test_noise_is_added_in_training_and_validation_but_not_at_test():
     ("arguments", "message"),
     [
         ({"score": "latent"}, "score is 'latent'; use one of 'balanced', 'sum', 'residual'"),
-        ({"latent_weight": 1.5}, "latent_weight is 1.5; .* use 0 to 1"),
+        ({"feature_weight": 1.5}, "feature_weight is 1.5; .* use 0 to 1"),
         ({"noise_std": -0.1}, "noise_std is -0.1; .* use 0 or more"),
         ({"patch_size": 24}, "patch_size is 24, but this network is built for 16, 32 or 64"),
     ],

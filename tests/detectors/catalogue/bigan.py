@@ -6,6 +6,13 @@ ENTRY = Entry(
     "bigan",
     variants=(SMALL, {"score": "residual", "relative": True, "cycle": 0.0, **SMALL}),
     learners=(*learners(QUICK, (1, 2, 150)), *learners(QUICK, (3, 2, 250), (1, 3, 80), slow=True)),
-    own_settings={"cycle": 0.0, "features": 6, "latent_dim": 12, "score": "residual", "share": 0.5, "relative": True},
+    own_settings={
+        "cycle": 0.0,
+        "features": 6,
+        "latent_dim": 12,
+        "score": "residual",
+        "critic_weight": 0.5,
+        "relative": True,
+    },
     fast={"features": 8},
 )

@@ -13,6 +13,6 @@ ENTRY = Entry(
         *learners(LEARNER, (3, 2, 1000), slow=True),
         *learners(LEARNER, (1, 3, 300), slow=True),
     ),
-    own_settings={"generators": 2, "latent_dim": 12, "weight": 0.3, "relative": True},
+    own_settings={"generators": 2, "latent_dim": 12, "critic_weight": 0.3, "relative": True},
     fast={"features": 4, "latent_dim": 16},
 )

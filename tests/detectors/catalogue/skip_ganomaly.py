@@ -15,7 +15,7 @@ ENTRY = Entry(
         "latent_dim": 12,
         "noise_std": 0.5,
         "score": "sum",
-        "latent_weight": 0.3,
+        "feature_weight": 0.3,
         "relative": True,
     },
     fast={"features": 8, "latent_dim": 16},
