@@ -2,10 +2,12 @@
 
     python -m studies.below_half --data-root /data/open_ms --results results
 
-For each detector that the benchmark of the manifest ``open_ms`` trained: its AUROC on patient26 in the whole brain, and
-in what lies deep in it; and how its score goes with two properties of the patch of 16 pixels around a voxel, the
-standard deviation of FLAIR and its mean (Spearman's rank correlation, healthy voxels alone). A patch of cortex, with
-fluid beside it, has a large deviation; white matter, where the lesions are, a small one.
+For each detector that the benchmark of the manifest ``open_ms`` trained: its AUROC on patient26 in the whole brain, in
+what lies deep in it, and among voxels whose patches are alike in mean and deviation; and how its score goes with these
+two properties of the patch of 16 pixels around a voxel, the standard deviation of FLAIR and its mean (Spearman's rank
+correlation, healthy voxels alone). A patch of cortex, with fluid beside it, has a large deviation; white matter, where
+the lesions are, a small one. Where the figure among like patches is above 0.5 and that of the brain is not, the two
+properties are why.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from medanomaly.workflows.scorers import load_scorer
 
 DEEP = 15  # mm from the border of the brain, at least
 WINDOW = (16, 16, 1)  # voxels of 1 mm, as the patches
+BINS = 30  # of the mean, and in each of them of the deviation, by what healthy voxels have
 
 
 def main() -> None:
@@ -39,8 +42,10 @@ def main() -> None:
     lesions = label_on_scan(case)
     mean = uniform_filter(flair, WINDOW)
     deviation = np.sqrt(np.maximum(uniform_filter(flair**2, WINDOW) - mean**2, 0))
-    print("| detector | AUROC | AUROC, deep in the brain | score and deviation | score and mean |")
-    print("|---|---|---|---|---|")
+    print(
+        "| detector | AUROC | AUROC, deep in the brain | AUROC, like patches | score and deviation | score and mean |"
+    )
+    print("|---|---|---|---|---|---|")
     for weights in sorted((given.results / "open_ms" / "runs").glob("*_own_seed0/model/models/model.pt")):
         name = weights.parents[2].name.removesuffix("_own_seed0")
         heatmap = load_scorer(weights.parents[1]).heatmap(case)
@@ -48,12 +53,38 @@ def main() -> None:
         deep = brain & (distance_transform_edt(brain) >= DEEP)
         healthy = brain & ~lesions
         figures = [auroc(heatmap, lesions, brain), auroc(heatmap, lesions, deep)]
+        figures.append(auroc_among_like(heatmap[brain], lesions[brain], mean[brain], deviation[brain]))
         figures += [float(spearmanr(heatmap[healthy], of[healthy]).statistic) for of in (deviation, mean)]
         print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |", flush=True)
 
 
 def auroc(heatmap: NDArray[Any], lesions: NDArray[Any], where: NDArray[np.bool_]) -> float:
     return float(roc_auc_score(lesions[where], heatmap[where]))
+
+
+def auroc_among_like(
+    scores: NDArray[Any], lesion: NDArray[np.bool_], mean: NDArray[Any], deviation: NDArray[Any]
+) -> float:
+    """The mean over lesion voxels of the share of healthy ones in their bin that score lower (half where they tie).
+
+    All arguments are of the same voxels, (N,). A bin without healthy voxels counts as 0.5, as there is nobody to beat.
+    """
+    means = np.digitize(mean, np.quantile(mean[~lesion], np.arange(1, BINS) / BINS))
+    shares = np.full(np.count_nonzero(lesion), 0.5)
+    of_lesions = np.flatnonzero(lesion)
+    for number in range(BINS):
+        healthy = (means == number) & ~lesion
+        edges = np.quantile(deviation[healthy], np.arange(1, BINS) / BINS)
+        places = np.digitize(deviation, edges)
+        for inner in range(BINS):
+            here = (means == number) & (places == inner)
+            others = np.sort(scores[here & ~lesion])
+            asked = here[of_lesions]
+            if len(others) and asked.any():
+                own = scores[of_lesions[asked]]
+                below = np.searchsorted(others, own) + np.searchsorted(others, own, side="right")
+                shares[asked] = below / (2 * len(others))
+    return float(shares.mean())
 
 
 if __name__ == "__main__":
