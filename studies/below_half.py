@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, uniform_filter
 from scipy.stats import spearmanr
@@ -69,22 +70,16 @@ def auroc_among_like(
 
     All arguments are of the same voxels, (N,). A bin without healthy voxels counts as 0.5, as there is nobody to beat.
     """
-    means = np.digitize(mean, np.quantile(mean[~lesion], np.arange(1, BINS) / BINS))
-    shares = np.full(np.count_nonzero(lesion), 0.5)
-    of_lesions = np.flatnonzero(lesion)
-    for number in range(BINS):
-        healthy = (means == number) & ~lesion
-        edges = np.quantile(deviation[healthy], np.arange(1, BINS) / BINS)
-        places = np.digitize(deviation, edges)
-        for inner in range(BINS):
-            here = (means == number) & (places == inner)
-            others = np.sort(scores[here & ~lesion])
-            asked = here[of_lesions]
-            if len(others) and asked.any():
-                own = scores[of_lesions[asked]]
-                below = np.searchsorted(others, own) + np.searchsorted(others, own, side="right")
-                shares[asked] = below / (2 * len(others))
-    return float(shares.mean())
+    voxels = pd.DataFrame({"score": scores, "lesion": lesion, "deviation": deviation})
+    voxels["mean_bin"] = np.digitize(mean, np.quantile(mean[~lesion], np.arange(1, BINS) / BINS))
+    beaten = []
+    for _, alike in voxels.groupby("mean_bin"):
+        edges = np.quantile(alike["deviation"][~alike["lesion"]], np.arange(1, BINS) / BINS)
+        for _, here in alike.groupby(np.digitize(alike["deviation"], edges)):
+            others, own = np.sort(here["score"][~here["lesion"]]), here["score"][here["lesion"]]
+            below = np.searchsorted(others, own) + np.searchsorted(others, own, side="right")
+            beaten.append(below / (2 * len(others)) if len(others) else np.full(len(own), 0.5))
+    return float(np.concatenate(beaten).mean())
 
 
 if __name__ == "__main__":

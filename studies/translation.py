@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def trained(seed: int, edges: bool = True, steps: int = STEPS) -> SADGAN:
     return model.eval()
 
 
+@cache
 def judge(seed: int, steps: int = JUDGE_STEPS) -> nn.Module:
     """A segmenter like the model's own that learned from the MR of the training and their labels."""
     mr, labels = slices("mr", 40, seed, 1)

@@ -145,7 +145,7 @@ def healed(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
 
 def redrawn(x: Tensor, made: Tensor, mask: Tensor) -> Tensor:
     """The other way round, so that what was made must be x wherever the mask is not 1."""
-    return mask * x + (1 - mask) * made
+    return healed(made, x, mask)
 
 
 def _focus(mask: Tensor) -> Tensor:

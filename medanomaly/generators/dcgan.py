@@ -16,7 +16,10 @@ from medanomaly.networks.stages import Stage
 
 
 class DCGAN(FilmGenerator):
-    """A plain GAN. It works on images in [-1, 1] and ends in tanh, as in the paper.
+    """A plain GAN. Inside it works on images in [-1, 1] and ends in tanh, as in the paper.
+
+    What goes into the discriminator and comes out of the generator are films as they are, in [0, 1]: whoever trains the
+    two in place of these steps, as a grid does, need not know.
 
     Args:
         size: 16, 32 or 64 pixels a side.
@@ -28,9 +31,11 @@ class DCGAN(FilmGenerator):
     def __init__(self, size: int = 64, features: int = 32, latent_dim: int = 100, learning_rate: float = 2e-4) -> None:
         super().__init__()
         self.latent_dim, self.learning_rate = latent_dim, learning_rate
-        self.generator = dcgan_decoder(1, size, 2, features, latent_dim).append(nn.Tanh())
+        self.generator = dcgan_decoder(1, size, 2, features, latent_dim).extend([nn.Tanh(), Scale(0.5, 0.5)])
         self.discriminator = nn.Sequential(
-            dcgan_trunk(1, size, 2, features, norm="batch"), dcgan_head(size, 2, features, out_channels=1)
+            Scale(2.0, -1.0),
+            dcgan_trunk(1, size, 2, features, norm="batch"),
+            dcgan_head(size, 2, features, out_channels=1),
         )
         self.apply(init_dcgan)
 
@@ -47,7 +52,7 @@ class DCGAN(FilmGenerator):
     def training_step(self, batch: Tensor, stage: Stage) -> dict[str, Tensor]:
         """One step of the discriminator, then one of the generator against it."""
         made = self.generator(self._noise(len(batch)))
-        losses = {"discriminator": critic_loss_bce(self.discriminator, 2 * batch - 1, made.detach())}
+        losses = {"discriminator": critic_loss_bce(self.discriminator, batch, made.detach())}
         stage.optimizers["discriminator"].zero_grad()
         torch.autograd.backward(losses["discriminator"])
         stage.optimizers["discriminator"].step()
@@ -63,8 +68,19 @@ class DCGAN(FilmGenerator):
         settle(self.generator, [self._noise(64) for _ in range(20)])
 
     def sample(self, n: int) -> Tensor:
-        images: Tensor = (self.generator(self._noise(n)) + 1) / 2
+        images: Tensor = self.generator(self._noise(n))
         return images
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, self.latent_dim, device=next(self.parameters()).device)
+
+
+class Scale(nn.Module):
+    """``factor * x + shift``."""
+
+    def __init__(self, factor: float, shift: float) -> None:
+        super().__init__()
+        self.factor, self.shift = factor, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x + self.shift

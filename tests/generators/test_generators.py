@@ -147,3 +147,18 @@ def test_images_of_a_stage_are_means_of_the_whole() -> None:
 def test_what_cannot_work_is_refused(kind: type[FilmGenerator], wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         kind(**wrong)
+
+
+def test_what_a_grid_would_train_draws_films_as_they_are() -> None:
+    """In [0, 1], as those that its discriminator is shown beside them."""
+    torch.manual_seed(0)
+    generator = DCGAN(size=16, features=8, latent_dim=8).eval()
+    gan = next(generator.stages()).gan
+    assert gan is not None
+    with torch.no_grad():
+        generator.generator[-3].weight *= 1000  # so that tanh reaches both of its ends
+        torch.manual_seed(1)
+        made = gan.generator(gan.noise(64))
+        torch.manual_seed(1)
+        assert torch.equal(made, generator.sample(64))
+    assert 0 <= made.min() < 0.05 and 0.95 < made.max() <= 1
