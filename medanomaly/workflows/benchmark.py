@@ -34,10 +34,10 @@ BASELINES: dict[str, Callable[..., Any]] = {
     "intensity-smoothed": partial(IntensityBaseline, "smoothed"),
     "intensity-equalised": partial(IntensityBaseline, "equalised"),
     "intensity-inverted": partial(IntensityBaseline, "inverted"),
-    "intensity-mean": partial(IntensityBaseline, "mean"),
     "tissue-outlier": partial(TissueOutlier, "both"),
     "tissue-outlier-bright": partial(TissueOutlier, "bright"),
 }
+OF_WHOLE_IMAGES: dict[str, Callable[..., Any]] = {"intensity-mean": partial(IntensityBaseline, "mean")}  # not of voxels
 
 Result = Mapping[str, Any]  # what a result file holds
 
@@ -209,7 +209,7 @@ def _perform(
         scorer = experiment.rivals[run.detector](cohort, run.seed)
     elif run.bundle is None:
         spacing = cohort.preparation.get("spacing")
-        baseline = BASELINES[run.detector](**{"spacing": spacing, **run.scoring})
+        baseline = (BASELINES | OF_WHOLE_IMAGES)[run.detector](**{"spacing": spacing, **run.scoring})
         scorer = Scorer(baseline, preprocessing=cohort.preprocessing())
     else:
         model = folder / "runs" / (run.model or run.id) / "model"

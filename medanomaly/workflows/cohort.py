@@ -32,7 +32,7 @@ from medanomaly.evaluation.cohort import require_labels
 from medanomaly.evaluation.cohort_voxels import CURVES
 from medanomaly.evaluation.voxel_metrics import thinned
 from medanomaly.terminal import say
-from medanomaly.workflows.benchmark import BASELINES, Experiment, Run, run_benchmark
+from medanomaly.workflows.benchmark import BASELINES, OF_WHOLE_IMAGES, Experiment, Run, run_benchmark
 from medanomaly.workflows.bundles import (
     bundle_names,
     find_bundle,
@@ -56,7 +56,6 @@ RESERVED = {
 }
 ROC_POINTS = 100  # in a result file
 PLAIN = ("pca", "one_class_svm", "nearest_neighbours")  # bundles that learn and are baselines: their rows come first
-OF_WHOLE_IMAGES = ("intensity-mean",)  # it says nothing of voxels
 
 
 def benchmark(
@@ -183,7 +182,7 @@ def cohort_experiment(
         short = {"max_epochs": 1} if reduced else {}
         planned = []
         for name in detectors:
-            if name in BASELINES:
+            if name in BASELINES or name in OF_WHOLE_IMAGES:
                 planned.append(Run(name, "own", seeds[0], scoring=channel, options=options))
                 continue
             asked = {"in_channels": next(iter(channels)), **own[name]}
@@ -211,7 +210,7 @@ def cohort_experiment(
     trained_on = f"the {len(sections['training'])} training cases of {source.name}"
     return Experiment(
         "cohort" if manifest is None else source.stem,
-        (*BASELINES, *own),
+        (*BASELINES, *OF_WHOLE_IMAGES, *own),
         runs,
         cohort,
         measure_cohort,
