@@ -7,7 +7,8 @@ what lies deep in it, and among voxels whose patches are alike in mean and devia
 two properties of the patch of 16 pixels around a voxel, the standard deviation of FLAIR and its mean (Spearman's rank
 correlation, healthy voxels alone). A patch of cortex, with fluid beside it, has a large deviation; white matter, where
 the lesions are, a small one. Where the figure among like patches is above 0.5 and that of the brain is not, the two
-properties are why.
+properties are why. Last, for those that make patches: how much brighter what they make is than what they see, on the
+mean, in healthy tissue and in lesions. One that makes all tissue too bright errs less in lesions, which are bright.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from sklearn.metrics import roc_auc_score
 from medanomaly.data import datalist_from_manifest
 from medanomaly.data.reading import LoadCased
 from medanomaly.evaluation.cohort_voxels import label_on_scan
-from medanomaly.workflows.scorers import load_scorer
+from medanomaly.patches.layout import plain
+from medanomaly.workflows.scorers import Scorer, load_scorer
+from studies.white_matter_pictures import Made
 
 DEEP = 15  # mm from the border of the brain, at least
 WINDOW = (16, 16, 1)  # voxels of 1 mm, as the patches
@@ -43,24 +46,45 @@ def main() -> None:
     lesions = label_on_scan(case)
     mean = uniform_filter(flair, WINDOW)
     deviation = np.sqrt(np.maximum(uniform_filter(flair**2, WINDOW) - mean**2, 0))
-    print(
-        "| detector | AUROC | AUROC, deep in the brain | AUROC, like patches | score and deviation | score and mean |"
-    )
-    print("|---|---|---|---|---|---|")
+    columns = ["detector", "AUROC", "AUROC, deep in the brain", "AUROC, like patches", "score and deviation"]
+    columns += ["score and mean", "too bright: healthy", "too bright: lesions"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for weights in sorted((given.results / "open_ms" / "runs").glob("*_own_seed0/model/models/model.pt")):
         name = weights.parents[2].name.removesuffix("_own_seed0")
-        heatmap = load_scorer(weights.parents[1]).heatmap(case)
+        scorer = load_scorer(weights.parents[1])
+        heatmap = scorer.heatmap(case)
         brain = np.isfinite(heatmap)
         deep = brain & (distance_transform_edt(brain) >= DEEP)
         healthy = brain & ~lesions
         figures = [auroc(heatmap, lesions, brain), auroc(heatmap, lesions, deep)]
         figures.append(auroc_among_like(heatmap[brain], lesions[brain], mean[brain], deviation[brain]))
         figures += [float(spearmanr(heatmap[healthy], of[healthy]).statistic) for of in (deviation, mean)]
-        print(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |", flush=True)
+        words = [f"{figure:.3f}" for figure in figures]
+        words += [f"{figure:.3f}" for figure in too_bright(scorer, case)] if makes_patches(scorer) else ["-", "-"]
+        print(f"| {name} | {' | '.join(words)} |", flush=True)
 
 
 def auroc(heatmap: NDArray[Any], lesions: NDArray[Any], where: NDArray[np.bool_]) -> float:
     return float(roc_auc_score(lesions[where], heatmap[where]))
+
+
+def makes_patches(scorer: Scorer) -> bool:
+    return hasattr(scorer.network, "reconstruct")
+
+
+def too_bright(scorer: Scorer, case: dict[str, Any]) -> list[float]:
+    """The mean of what the detector makes less what it sees, stitched as scores are: in healthy tissue and in lesions.
+
+    In units of the prepared image, of which 0 is the 5th percentile of the brain and 1 the 95th.
+    """
+    assert scorer.preprocessing is not None
+    prepared: Any = scorer.preprocessing(dict(case))
+    volume, region = plain(prepared["image"]), plain(prepared["region"])
+    lesions = (plain(prepared["label"])[0] > 0).numpy()
+    made = scorer.inferer(volume[None], Made(scorer.network), mask=region[None])
+    more = np.asarray(made)[0, 0] - volume[0].numpy()
+    brain = (region[0] > 0).numpy() & np.isfinite(more)
+    return [float(more[brain & ~lesions].mean()), float(more[brain & lesions].mean())]
 
 
 def auroc_among_like(
