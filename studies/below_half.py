@@ -1,14 +1,16 @@
-"""Asks why some detectors rank lesions of white matter below healthy tissue: do they score what is busy, or far out?
+"""Asks why some detectors rank lesions below healthy tissue: do they score what is busy, or far out?
 
     python -m studies.below_half --data-root /data/open_ms --results results
+    python -m studies.below_half --manifest brats2013 --data-root /data/brats2013 --results results
 
-For each detector that the benchmark of the manifest ``open_ms`` trained: its AUROC on patient26 in the whole brain, in
-what lies deep in it, and among voxels whose patches are alike in mean and deviation; and how its score goes with these
-two properties of the patch of 16 pixels around a voxel, the standard deviation of FLAIR and its mean (Spearman's rank
-correlation, healthy voxels alone). A patch of cortex, with fluid beside it, has a large deviation; white matter, where
-the lesions are, a small one. Where the figure among like patches is above 0.5 and that of the brain is not, the two
-properties are why. Last, for those that make patches: how much brighter what they make is than what they see, on the
-mean, in healthy tissue and in lesions. One that makes all tissue too bright errs less in lesions, which are bright.
+For each detector that the benchmark of the manifest trained (``open_ms``, or ``brats2013``, whose lesion is a glioma):
+its AUROC on the patient who is tested, in the whole brain, in what lies deep in it, and among voxels whose patches are
+alike in mean and deviation; and how its score goes with these two properties of the patch of 16 pixels around a voxel,
+the standard deviation of FLAIR and its mean (Spearman's rank correlation, healthy voxels alone). A patch of cortex,
+with fluid beside it, has a large deviation; white matter, where the lesions are, a small one. Where the figure among
+like patches is above 0.5 and that of the brain is not, the two properties are why. Last, for those that make patches:
+how much brighter what they make is than what they see, on the mean, in healthy tissue and in lesions. One that makes
+all tissue too bright errs less in lesions, which are bright.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ BINS = 30  # of the mean, and in each of them of the deviation, by what healthy 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--data-root", type=Path, required=True, help="folder of the patients of open_ms")
+    arguments.add_argument("--data-root", type=Path, required=True, help="folder of the patients of the manifest")
+    arguments.add_argument("--manifest", choices=["open_ms", "brats2013"], default="open_ms", help="one of 1 mm voxels")
     arguments.add_argument("--results", type=Path, default=Path("results"), help="where the benchmark wrote")
     given = arguments.parse_args()
-    (case,) = datalist_from_manifest("open_ms", given.data_root)["test"]
+    (case,) = datalist_from_manifest(given.manifest, given.data_root)["test"]
     flair = np.asarray(LoadCased()({"image": case["image"][0]})["image"][0], dtype=np.float64)
     lesions = label_on_scan(case)
     mean = uniform_filter(flair, WINDOW)
@@ -49,7 +52,7 @@ def main() -> None:
     columns = ["detector", "AUROC", "AUROC, deep in the brain", "AUROC, like patches", "score and deviation"]
     columns += ["score and mean", "too bright: healthy", "too bright: lesions"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for weights in sorted((given.results / "open_ms" / "runs").glob("*_own_seed0/model/models/model.pt")):
+    for weights in sorted((given.results / given.manifest / "runs").glob("*_own_seed0/model/models/model.pt")):
         name = weights.parents[2].name.removesuffix("_own_seed0")
         scorer = load_scorer(weights.parents[1])
         heatmap = scorer.heatmap(case)
