@@ -41,6 +41,7 @@ class ALAD(Detector):
         code_discriminator: whether there is a discriminator of two codes.
         spectral_norm: of the encoder and the discriminators.
         cycle: weight of ``||x - G(E(x))||_1``, a mean over voxels, in the loss of E and G; 0 is the paper's objective.
+            The bundle has 10: with 1, patches of brains came back less well than a flat patch would have done.
             Ours, as in :class:`BiGAN`: the discriminator of two images asks for the same, but teaches it slowly.
         dropout: of the discriminators.
         learning_rate: of both Adam optimisers, with betas (0.5, 0.999).
